@@ -1,0 +1,115 @@
+"""What all commands share: flags, one-line errors, exit codes. Loads neither gin nor JAX, so that --help is quick.
+
+Exit codes: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted; a command may add its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from itune.config.macros import MACROS
+from itune.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from itune.config.run import RunConfig
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with exact flags only, errors of one line, and --gin.NAME=VALUE collected in `gin_bindings`."""
+
+    def __init__(self, *, prog: str, description: str, example: str, macros: bool = True):
+        epilog = f"example:\n  {example}\n"
+        if macros:
+            width = max(len(macro.name) for macro in MACROS)
+            rows = [f"  {macro.name:<{width}}  {macro.about}" for macro in MACROS]
+            epilog += "\nmain macros, for --gin.NAME=VALUE (defaults: gin_configs/base.gin):\n" + "\n".join(rows)
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """The flags. Raises UserError for an unknown one, with the nearest."""
+        words, bindings = _take_bindings(sys.argv[1:] if argv is None else argv)
+        flags, rest = self.parse_known_args(words)
+        if rest:
+            self._refuse(rest[0])
+        flags.gin_bindings = bindings
+        return flags
+
+    def _refuse(self, word: str) -> NoReturn:
+        if word.endswith(".gin"):
+            raise UserError(f"{self.prog}: unexpected {word!r}. Did you mean '--gin_file={word}'?")
+        flag = word.partition("=")[0]
+        kind = "there is no flag" if word.startswith("-") else "unexpected"
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        raise UserError(f"{self.prog}: {kind} {flag!r}.{nearest(flag, [*options, '--gin.NAME=VALUE'])}")
+
+
+def _take_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """["--dry_run", "--gin.A=1", "--gin.B", "2"] -> ["--dry_run"], ["A=1", "B=2"]. argparse has no open sets."""
+    words, bindings = [], []
+    rest = iter(argv)
+    for word in rest:
+        if not word.startswith("--gin."):
+            words.append(word)
+        elif "=" in word:
+            bindings.append(word.removeprefix("--gin."))
+        else:
+            bindings.append(f"{word.removeprefix('--gin.')}={next(rest, '')}")
+    return words, bindings
+
+
+def add_config_flags(parser: Parser) -> None:
+    """--gin_file, --gin.NAME=VALUE and --workdir: the flags of a command that starts from a RunConfig."""
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a gin file, from here or from gin_configs/; may be repeated, later ones override",
+    )
+    # Only for --help: parse() takes these words out before argparse sees them.
+    parser.add_argument("--gin.NAME", metavar="VALUE", dest="_", help="override a macro or a binding, in gin's syntax")
+    parser.add_argument("--workdir", metavar="DIR", help="where the run lives; sets MODEL_DIR")
+
+
+def add_format_flag(parser: Parser) -> None:
+    """--format=text|json, for commands that print a result."""
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
+
+
+def load_config(flags: argparse.Namespace) -> RunConfig:
+    """The RunConfig that the flags of `add_config_flags` describe. Raises UserError."""
+    from itune.config.load import load_run
+
+    return load_run(flags.gin_file, flags.gin_bindings, model_dir=flags.workdir)
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """`main`'s exit code; a UserError becomes one line on stderr and 2, Ctrl-C becomes 130."""
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print("itune: error:", " ".join(str(error).split()), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("itune: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `... | head` closed stdout: say no more, not even at the interpreter's last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

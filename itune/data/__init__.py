@@ -1,0 +1,108 @@
+"""Data: tasks and their registry, prepared shards, the schedule, the feed.
+
+Task modules import from here. Names load on first use, so that the trainer, which needs the schedule and the feed only,
+never imports SeqIO or TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itune.data.metrics import METRICS, PER_EXAMPLE
+    from itune.data.registry import (
+        TASKS,
+        TaskInfo,
+        add_mixture,
+        add_task,
+        bind,
+        is_sensitive,
+        mark_unavailable,
+        mixture_info,
+        rate_by_examples,
+    )
+    from itune.data.sources import (
+        JsonSource,
+        RowSource,
+        alpaca_task,
+        field_text,
+        find_file,
+        prompt_completion_task,
+        read_json,
+        read_records,
+        read_text,
+    )
+    from itune.data.splits import hold_out, normalise, passage_groups, split_of, text_key
+    from itune.data.templates import Template, load_templates
+    from itune.data.tokenizer import Tokenizer
+    from itune.data.vocabularies import HFVocabulary
+
+_MODULES = {
+    "metrics": ("METRICS", "PER_EXAMPLE"),
+    "registry": (
+        "TASKS",
+        "TaskInfo",
+        "add_mixture",
+        "add_task",
+        "bind",
+        "is_sensitive",
+        "mark_unavailable",
+        "mixture_info",
+        "rate_by_examples",
+    ),
+    "sources": (
+        "JsonSource",
+        "RowSource",
+        "alpaca_task",
+        "field_text",
+        "find_file",
+        "prompt_completion_task",
+        "read_json",
+        "read_records",
+        "read_text",
+    ),
+    "splits": ("hold_out", "normalise", "passage_groups", "split_of", "text_key"),
+    "templates": ("Template", "load_templates"),
+    "tokenizer": ("Tokenizer",),
+    "vocabularies": ("HFVocabulary",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604, F822 (resolved by __getattr__)
+    "HFVocabulary",
+    "JsonSource",
+    "METRICS",
+    "PER_EXAMPLE",
+    "RowSource",
+    "TASKS",
+    "TaskInfo",
+    "Template",
+    "Tokenizer",
+    "add_mixture",
+    "add_task",
+    "alpaca_task",
+    "bind",
+    "field_text",
+    "find_file",
+    "hold_out",
+    "is_sensitive",
+    "load_templates",
+    "mark_unavailable",
+    "mixture_info",
+    "normalise",
+    "passage_groups",
+    "prompt_completion_task",
+    "rate_by_examples",
+    "read_json",
+    "read_records",
+    "read_text",
+    "split_of",
+    "text_key",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

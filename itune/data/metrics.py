@@ -1,0 +1,203 @@
+"""Metrics by name, as SeqIO metric functions: (targets, predictions) -> {name: value in 0..100}.
+
+`METRICS[name]` scores a data set, `PER_EXAMPLE[name]` one example on the same scale. A target is one text, or a list of
+equally good ones, of which the best counts. Imports neither SeqIO nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import collections
+import decimal
+import functools
+import json
+import re
+import string
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from itune.errors import UserError, nearest
+
+Target = str | Sequence[str]
+MetricFn = Callable[[Sequence[Target], Sequence[str]], dict[str, float]]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_NUMBER = re.compile(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?")
+
+
+def _tidy(text: str) -> str:
+    """Case folded, runs of white space as one blank."""
+    return " ".join(text.split()).casefold()
+
+
+def _exact(target: str, prediction: str) -> float:
+    return 100.0 * (_tidy(target) == _tidy(prediction))
+
+
+def _label(text: str) -> str:
+    return _tidy(text).strip(string.punctuation + " ")
+
+
+def _accurate(target: str, prediction: str) -> float:
+    return 100.0 * (_label(target) == _label(prediction))
+
+
+def _words(text: str) -> list[str]:
+    """SQuAD's normalisation: no case, no punctuation, no articles (Rajpurkar et al. 2016, evaluate-v1.1.py)."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def _f1(common: int, targets: int, predictions: int) -> float:
+    """100 * F1 from counts; two empty sides agree."""
+    total = targets + predictions
+    return 100.0 * 2 * common / total if total else 100.0
+
+
+def _token_f1(target: str, prediction: str) -> float:
+    want, got = collections.Counter(_words(target)), collections.Counter(_words(prediction))
+    return _f1((want & got).total(), want.total(), got.total())
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
+    from rouge_score import rouge_scorer  # pulls in nltk: only where the metric is used
+
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _rouge_l(target: str, prediction: str) -> float:
+    return 100.0 * _rouge_scorer().score(target, prediction)["rougeL"].fmeasure
+
+
+def _last_number(text: str) -> decimal.Decimal | None:
+    numbers = _NUMBER.findall(text)
+    return decimal.Decimal(numbers[-1].replace(",", "")) if numbers else None
+
+
+def _final_number(target: str, prediction: str) -> float:
+    want = _last_number(target)
+    return 100.0 * (want is not None and want == _last_number(prediction))
+
+
+def _json_pairs(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
+    """{"meds": [{"dose": 5}, {"dose": 10}], "allergies": []} -> meds.dose=5, meds.dose=10, allergies=(none).
+
+    Lists are flattened, so their order is free. An empty list, object, string or null is the pair (path, "(none)"):
+    correctly finding nothing then counts, and inventing something costs.
+    """
+    if isinstance(value, dict) and value:
+        return [pair for key, item in value.items() for pair in _json_pairs(item, (*path, _tidy(key)))]
+    if isinstance(value, list) and value:
+        return [pair for item in value for pair in _json_pairs(item, path)]
+    if value is None or isinstance(value, (dict, list)) or value == "":
+        return [(path, "(none)")]
+    if isinstance(value, bool):
+        return [(path, str(value).casefold())]
+    if isinstance(value, (int, float)):
+        return [(path, str(int(value)) if value == int(value) else str(value))]
+    return [(path, _tidy(value))]
+
+
+def _parse_json(text: str) -> list[tuple[tuple[str, ...], str]] | None:
+    try:
+        return _json_pairs(json.loads(text, parse_constant=str))
+    except (ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _json_counts(target: str, prediction: str) -> tuple[int, int, int]:
+    """(pairs in both, pairs in the target, pairs in the prediction). UserError for a target that is not JSON."""
+    want = _parse_json(target)
+    if want is None:
+        raise UserError(f"json_field_f1 needs JSON targets; one of {len(target)} characters is not JSON")
+    got = _parse_json(prediction) or []
+    return (collections.Counter(want) & collections.Counter(got)).total(), len(want), len(got)
+
+
+def _json_field_f1(target: str, prediction: str) -> float:
+    return _f1(*_json_counts(target, prediction))
+
+
+def _best(score: Callable[[str, str], float]) -> Callable[[Target, str], float]:
+    """Lets a per-text score take a list of references."""
+
+    @functools.wraps(score)
+    def best(target: Target, prediction: str) -> float:
+        references = [target] if isinstance(target, str) else target
+        return max(score(reference, prediction) for reference in references)
+
+    return best
+
+
+PER_EXAMPLE: dict[str, Callable[[Target, str], float]] = {
+    "exact_match": _best(_exact),
+    "accuracy": _best(_accurate),
+    "token_f1": _best(_token_f1),
+    "rouge_l": _best(_rouge_l),
+    "json_field_f1": _best(_json_field_f1),
+    "final_number": _best(_final_number),
+}
+
+
+def _mean(name: str, targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    scores = [PER_EXAMPLE[name](t, p) for t, p in zip(targets, predictions, strict=True)]
+    return {name: sum(scores) / len(scores) if scores else 0.0}
+
+
+def exact_match(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Share of predictions equal to a target, white space and case aside."""
+    return _mean("exact_match", targets, predictions)
+
+
+def accuracy(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Share of right labels: like exact_match, and "Yes." is "yes" (punctuation around the label does not count)."""
+    return _mean("accuracy", targets, predictions)
+
+
+def token_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean F1 of words, as SQuAD's evaluation script counts them (Rajpurkar et al. 2016)."""
+    return _mean("token_f1", targets, predictions)
+
+
+def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean ROUGE-L F over the whole text, Porter stemmer on (Lin 2004; the rouge-score package)."""
+    return _mean("rouge_l", targets, predictions)
+
+
+def json_field_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Micro F1 over (field, value) pairs: pairs are counted over the data set, then divided once.
+
+    Case is folded, lists are flattened, an empty value is a pair of its own; a prediction that is not JSON has no
+    pairs. With several references an example counts with the one that it matches best.
+    """
+    common = wanted = got = 0
+    for target, prediction in zip(targets, predictions, strict=True):
+        references = [target] if isinstance(target, str) else target
+        counts = max((_json_counts(r, prediction) for r in references), key=lambda c: _f1(*c))
+        common, wanted, got = common + counts[0], wanted + counts[1], got + counts[2]
+    return {"json_field_f1": _f1(common, wanted, got) if targets else 0.0}
+
+
+def final_number(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Share of predictions whose last number equals the target's last number ("... so 1,250." is 1250)."""
+    return _mean("final_number", targets, predictions)
+
+
+METRICS: dict[str, MetricFn] = {
+    "exact_match": exact_match,
+    "accuracy": accuracy,
+    "token_f1": token_f1,
+    "rouge_l": rouge_l,
+    "json_field_f1": json_field_f1,
+    "final_number": final_number,
+}
+
+
+def metric_fn(metric: str | MetricFn, where: str) -> MetricFn:
+    """ "rouge_l" -> `rouge_l`; a function stays as it is. UserError, naming `where`, for an unknown name."""
+    if callable(metric):
+        return metric
+    if metric not in METRICS:
+        hint = nearest(metric, METRICS) or f" The metrics are {', '.join(METRICS)}."
+        raise UserError(f"{where}: unknown metric {metric!r}.{hint}")
+    return METRICS[metric]

@@ -1,0 +1,138 @@
+"""Tasks as the schedule sees them: a name, a rate, and a few integers for each prepared record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itune.data.packing import OVERLONG, Limits, fit
+from itune.data.records import INDEX
+from itune.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from itune.data.manifest import PreparedTask
+
+TRUNCATE_SIDES = ("right", "left")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskIndex:
+    """A prepared split's index.npz: one entry per record, record r = example * V + variant.
+
+    inputs, targets: int32, tokens in unsupervised and in supervised spans.  example_key: uint64.  template: int16.
+    shard, offset: int32, where the record's bytes are.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    example_key: np.ndarray
+    template: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+
+    @classmethod
+    def load(cls, directory: Path) -> TaskIndex:
+        """Raises UserError naming the file if it can't be read."""
+        path = Path(directory) / INDEX
+        try:
+            with np.load(path) as arrays:
+                return cls(**{f.name: arrays[f.name] for f in dataclasses.fields(cls)})
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: not a prepared index ({error}); delete its folder and prepare again") from error
+
+    def digest(self) -> str:
+        """sha256 of what a plan depends on: lengths and example keys."""
+        digest = hashlib.sha256()
+        for array, dtype in ((self.inputs, "<i4"), (self.targets, "<i4"), (self.example_key, "<u8")):
+            digest.update(np.ascontiguousarray(array, dtype).tobytes())
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanTask:
+    """A task as the schedule knows it.
+
+    rate: relative to the other tasks'.  identity: the data set's, which keys the order of examples.  variants: V.
+    directory, fingerprint: of the prepared split.
+    """
+
+    name: str
+    identity: str
+    rate: float
+    index: TaskIndex
+    variants: int = 1
+    overlong: str = "truncate_inputs"
+    truncate_side: str = "right"
+    directory: Path = Path()
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.overlong not in OVERLONG:
+            raise UserError(f"task {self.name!r}: overlong={self.overlong!r} must be one of {OVERLONG}")
+        if self.truncate_side not in TRUNCATE_SIDES:
+            raise UserError(f"task {self.name!r}: truncate_side={self.truncate_side!r} must be one of {TRUNCATE_SIDES}")
+        if self.variants < 1 or len(self.index.inputs) % self.variants:
+            raise UserError(
+                f"task {self.name!r}: {len(self.index.inputs)} records do not divide by variants={self.variants}"
+            )
+
+    @classmethod
+    def from_manifest(cls, task: PreparedTask, split: str) -> PlanTask:
+        """Reads the split's index. Raises UserError naming the task if the split wasn't prepared."""
+        if split not in task.splits:
+            raise UserError(f"task {task.name!r} has no prepared split {split!r}.{nearest(split, task.splits)}")
+        prepared = task.splits[split]
+        return cls(
+            name=task.name,
+            identity=task.identity,
+            rate=task.rate,
+            index=TaskIndex.load(Path(prepared.dir)),
+            variants=prepared.variants,
+            overlong=task.overlong,
+            truncate_side=task.truncate_side,
+            directory=Path(prepared.dir),
+            fingerprint=prepared.fingerprint,
+        )
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.index.inputs) // self.variants
+
+    @functools.cached_property
+    def example_keys(self) -> np.ndarray:
+        """uint64 [examples]"""
+        return self.index.example_key[:: self.variants]
+
+
+def check_tasks(tasks: Sequence[PlanTask], limits: Limits) -> int:
+    """The most predictions of any example that is placed.
+
+    Raises UserError for a task that has no examples, or of which none can be placed.
+    """
+    most = 0
+    for task in tasks:
+        if not task.num_examples:
+            raise UserError(f"task {task.name!r} has no examples in {task.directory}")
+        drop = np.full(len(task.index.inputs), task.overlong == "drop")
+        fitted = fit(task.index.inputs, task.index.targets, drop, limits)
+        if fitted.dropped.all():
+            raise UserError(
+                f"task {task.name!r}: every example is dropped; none has targets within feature_lengths="
+                f"{{'inputs': {limits.inputs}, 'targets': {limits.targets}}} and {limits.supervised} supervised "
+                "tokens a row"
+            )
+        most = max(most, int(fitted.predictions[~fitted.dropped].max()))
+    return most
+
+
+def plan_digest(inputs: dict[str, Any], tasks: Sequence[PlanTask]) -> str:
+    """sha256 of a plan's inputs and of every task's lengths and keys."""
+    whole = inputs | {"arrays": [task.index.digest() for task in tasks]}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,147 @@
+"""Prompt templates, and which of a task's templates an example gets. Pure Python: no SeqIO, no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from itune.errors import UserError, nearest
+
+_KEYS = ("id", "inputs", "targets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """How a source row becomes a prompt and its answer.
+
+    `Template("ask", "{question}\\nAnswer:", "{answer}")`: named fields in braces, literal braces doubled ({{ and }}).
+    Fields are plain names; no attributes, indices, conversions or format specs, so that a template file can run
+    nothing.
+
+    Attributes:
+      id: names the rendering in prepared data and reports; unique within a task. Renaming one deals examples anew.
+      inputs, targets: the two sides. Line breaks around them and blanks at their ends are cut off when rendered.
+    """
+
+    id: str
+    inputs: str
+    targets: str
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise UserError("a template needs an id")
+        for side in ("inputs", "targets"):
+            _parse(self, side)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that the two sides use, in order of first use."""
+        pieces = _parse(self, "inputs") + _parse(self, "targets")
+        return tuple(dict.fromkeys(name for _, name in pieces if name is not None))
+
+    def check(self, available: Iterable[str], where: str) -> None:
+        """UserError unless every field is one of `available`; `where` names the task."""
+        known = list(available)
+        for name in self.fields:
+            if name not in known:
+                hint = nearest(name, known) or f" The fields are {', '.join(sorted(known))}."
+                raise UserError(f"{where}: template {self.id!r} uses field {{{name}}}, which the source lacks.{hint}")
+
+    def render(self, row: Mapping[str, str]) -> tuple[str, str]:
+        """{"question": "2+2?", "answer": "4"} -> ("2+2?\\nAnswer:", "4")."""
+        return tuple(self._side(side, row) for side in ("inputs", "targets"))  # type: ignore[return-value]
+
+    def _side(self, side: str, row: Mapping[str, str]) -> str:
+        text = "".join(literal + (row[name] if name is not None else "") for literal, name in _parse(self, side))
+        # What separates the two sides is the prompt format's business, and EOS follows the last visible character.
+        return text.strip("\n").rstrip()
+
+
+@functools.lru_cache(maxsize=8192)
+def _parse(template: Template, side: str) -> tuple[tuple[str, str | None], ...]:
+    """ "Q: {q}?" -> (("Q: ", "q"), ("?", None))."""
+    pieces: list[tuple[str, str | None]] = []
+    try:
+        parsed = list(string.Formatter().parse(getattr(template, side)))
+    except ValueError as error:
+        raise UserError(
+            f"template {template.id!r}, {side}: {error} (a literal brace is written twice: {{{{ or }}}})"
+        ) from None
+    for literal, name, spec, conversion in parsed:
+        if name is not None and (spec or conversion or not name.isidentifier()):
+            raise UserError(
+                f"template {template.id!r}, {side}: {{{name}}} must be a plain field name (a literal brace is doubled)"
+            )
+        pieces.append((literal, name))
+    return tuple(pieces)
+
+
+def load_templates(path: str | Path) -> tuple[Template, ...]:
+    """Reads a YAML list of {id, inputs, targets}. UserError, naming file and entry, for anything else in it."""
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot read templates: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: expected a YAML list of {{id, inputs, targets}}")
+    templates = []
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: entry {number} is not a mapping of id, inputs, targets")
+        for key in entry:
+            if key not in _KEYS:
+                raise UserError(f"{path}: entry {number} has an unknown key {key!r}.{nearest(str(key), _KEYS)}")
+        for key in _KEYS:
+            if not isinstance(entry.get(key), str):
+                raise UserError(f"{path}: entry {number} needs {key!r}, as a string")
+        try:
+            templates.append(Template(**entry))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    check_unique(templates, str(path))
+    return tuple(templates)
+
+
+def check_unique(templates: Sequence[Template], where: str) -> None:
+    """UserError where two templates share an id: provenance could not tell them apart."""
+    seen: set[str] = set()
+    for template in templates:
+        if template.id in seen:
+            raise UserError(f"{where}: two templates are called {template.id!r}")
+        seen.add(template.id)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderContext:
+    """What a rendering is keyed by, beside the row itself. Set by prepare; the run's seed never enters."""
+
+    prepare_seed: int = 0
+    variant: int = 0
+
+
+def choose_template(
+    templates: Sequence[Template], *, identity: str, source_id: str, context: RenderContext
+) -> Template:
+    """The template of one rendering: a keyed hash of (prepare_seed, identity, source id, variant), never a position.
+
+    Rendezvous hashing: each template gets a keyed score for this row, and variant v takes the v-th best (mod their
+    number). So the first len(templates) variants of a row are all different, and adding a template moves only the rows
+    that it wins.
+    """
+    if len(templates) == 1:
+        return templates[0]
+    row = _frame(str(context.prepare_seed), identity, source_id)
+    ranked = sorted(templates, key=lambda t: hashlib.blake2b(row + _frame(t.id), digest_size=16).digest())
+    return ranked[context.variant % len(templates)]
+
+
+def _frame(*parts: str) -> bytes:
+    """Length-prefixed UTF-8, so that ("ab", "c") and ("a", "bc") differ."""
+    encoded = [part.encode("utf-8") for part in parts]
+    return b"".join(len(data).to_bytes(4, "little") + data for data in encoded)

@@ -1,0 +1,160 @@
+"""A model's tokenizer, read from a Hugging Face folder. No TensorFlow, no SeqIO, no JAX: the trainer loads this too."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.sandbox
+import tokenizers
+
+from itune.errors import UserError
+
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+_Config = dict[str, Any]
+
+
+class Tokenizer:
+    """`tokenizers` with the special tokens and chat template that a Hugging Face folder declares.
+
+    Token ids equal transformers' `AutoTokenizer(text, add_special_tokens=False)`: nothing is added, and text that
+    spells a special token ("<|im_end|>") becomes that token, in data as in prompts.
+
+    Attributes:
+      eos_id: the token that ends every target. bos_id, pad_id: None where the model has none.
+      vocab_size: largest id + 1, added tokens included.
+      digest: SHA-256 (hex) of everything that decides ids and prompts: tokenizer.json, special tokens, chat template.
+      chat_template: Jinja source, or None.
+    """
+
+    def __init__(self, tokenizer_json: str, special_tokens: dict[str, str], chat_template: str | None = None) -> None:
+        """special_tokens: {"eos_token": "</s>", ...}, with an eos_token. UserError for one outside the vocabulary."""
+        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+        # The file may carry the truncation and padding of some training script; transformers ignores both on load.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.special_tokens = dict(special_tokens)
+        eos_id = self._id("eos_token")
+        if eos_id is None:
+            raise UserError("the tokenizer declares no eos_token: without one a model cannot learn where to stop")
+        self.eos_id: int = eos_id
+        self.bos_id = self._id("bos_token")
+        self.pad_id = self._id("pad_token")
+        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.chat_template = chat_template
+        parts = json.dumps([tokenizer_json, sorted(special_tokens.items()), chat_template])
+        self.digest = hashlib.sha256(parts.encode("utf-8")).hexdigest()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja in `folder`.
+
+        Raises UserError where tokenizer.json is missing or broken, or no EOS token is declared.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{folder}: no tokenizer.json here (a Hugging Face model folder has one)")
+        config = _read_config(folder / "special_tokens_map.json") | _read_config(folder / "tokenizer_config.json")
+        special = {name: text for name in _SPECIAL if (text := _token_text(config.get(name))) is not None}
+        if "eos_token" not in special:
+            raise UserError(f"{folder / 'tokenizer_config.json'}: no eos_token; every target must end in one")
+        try:
+            return cls(path.read_text(encoding="utf-8"), special, _chat_template(folder, config))
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
+        except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot parse
+            raise UserError(f"{path}: not a tokenizer that `tokenizers` can read ({error})") from None
+
+    def _id(self, name: str) -> int | None:
+        text = self.special_tokens.get(name)
+        if text is None:
+            return None
+        token_id = self._tokenizer.token_to_id(text)
+        if token_id is None:
+            raise UserError(f"{name}={text!r} is not in the tokenizer's vocabulary")
+        return int(token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; no BOS, no EOS."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each, on all cores."""
+        return [list(e.ids) for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def render_chat(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> str:
+        """[{"role": "user", "content": "Hi"}] -> the text that the model's chat template makes of it.
+
+        The template comes with the weights, from outside, so it runs in Jinja's sandbox. UserError where there is none,
+        or where the template refuses these messages.
+        """
+        if self.chat_template is None:
+            raise UserError("this model's tokenizer has no chat template; use the plain prompt format")
+        try:
+            return _compile(self.chat_template).render(
+                messages=list(messages), add_generation_prompt=add_generation_prompt, **self.special_tokens
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            raise UserError(f"the model's chat template failed: {error}") from None
+
+
+def _read_config(path: Path) -> _Config:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def _token_text(value: Any) -> str | None:
+    """`"</s>"` or `{"content": "</s>", ...}` -> `"</s>"`; both spellings occur in the wild."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def _chat_template(folder: Path, config: _Config) -> str | None:
+    """The template file wins over the config's, as in transformers; of several, the one named "default"."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        template = {t["name"]: t["template"] for t in template}.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    # Jinja's own tojson escapes HTML, which would put &lt; into prompts.
+    return json.dumps(value, ensure_ascii=False, **options)
+
+
+@functools.lru_cache(maxsize=8)
+def _compile(source: str) -> jinja2.Template:
+    """The environment that transformers gives chat templates (trimmed blocks, loop controls, these three helpers)."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda fmt: datetime.datetime.now().strftime(fmt)
+    return environment.from_string(source)

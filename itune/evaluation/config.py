@@ -1,0 +1,34 @@
+"""What a run evaluates. Importing this loads neither TensorFlow nor JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Before and after training, and every `every` steps between (loss only).
+
+    Attributes:
+      held_in: tasks or mixtures whose `split` is evaluated; their train split may be trained on. () means the training mixture.
+      held_out: tasks or mixtures that the training mixture must not contain: no cluster of theirs may be trained on.
+      split: the split evaluated.
+      examples_per_task: at most this many per task, chosen by keyed hash; 0 means all.
+      every: steps between evaluations of the loss during training; 0 means only before and after.
+      batch_size: packed rows a forward pass.
+      generate_per_task: completions generated per task, for metrics and samples; 0 means none.
+      generate_tokens: at most this many new tokens a completion.
+      generate_batch: prompts decoded together.
+      chat_baseline: also measure "before" in the model's own chat template.
+    """
+
+    held_in: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    split: str = "validation"
+    examples_per_task: int = 32
+    every: int = 0
+    batch_size: int = 4
+    generate_per_task: int = 8
+    generate_tokens: int = 96
+    generate_batch: int = 32
+    chat_baseline: bool = True

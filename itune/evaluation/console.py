@@ -1,0 +1,48 @@
+"""The end of a run in the terminal: before and after by task, in 80 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from itune.evaluation.findings import findings
+from itune.evaluation.report import LOSS, change, measured, value_text
+from itune.evaluation.results import GROUPS, STATES, Evaluation
+
+HEADINGS = {"before": "before", "before_chat": "chat*", "after": "after"}
+WORDS = {"held_in": "held in", "held_out": "held out"}
+
+
+def print_summary(evaluation: Evaluation, console: Console) -> None:
+    """One row a task and measure, then the findings and notes. Prints nothing but notes if nothing was measured."""
+    states = [s for s in STATES if evaluation.state(s) is not None]
+    for group in GROUPS:
+        names = evaluation.tasks(group)
+        if names and states:
+            console.print(_table(evaluation, group, names, states))
+    if evaluation.before_chat is not None:
+        console.print("* before training, prompted with the model's own chat template", style="dim")
+    for sentence in findings(evaluation):
+        console.print(Text(sentence))
+    for note in evaluation.notes:
+        console.print(Text(note), style="dim")
+
+
+def _table(evaluation: Evaluation, group: str, names: list[str], states: list[str]) -> Table:
+    title = Text(WORDS[group], style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
+    table.add_column("task", max_width=26, overflow="fold")
+    table.add_column("measure", max_width=14, overflow="fold")
+    for state in states:
+        table.add_column(HEADINGS[state], justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    for task in names:
+        for measure in (LOSS, *evaluation.metric_names(group, task)):
+            values = {s: measured(evaluation, s, group, task, measure) for s in states}
+            moved = change(values.get("before"), values.get("after"), measure)
+            style = {"better": "green", "worse": "red"}.get(moved["style"], "")
+            texts = [Text(value_text(v, measure)) for v in values.values()]
+            first = Text(task if measure == LOSS else "")
+            table.add_row(first, Text(measure), *texts, Text(moved["text"], style=style))
+    return table

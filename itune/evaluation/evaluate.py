@@ -1,0 +1,230 @@
+"""One model state, measured: teacher-forced loss of each example, and greedy completions of some.
+
+Every chosen example is scored once, packed like training data; sums come back per example, so packing shows in no number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from itune.config.run import RunConfig
+from itune.data.evalplan import SequentialPlan
+from itune.data.feed import Reader, assemble, prompt_ids
+from itune.data.manifest import Manifest
+from itune.data.plan_tasks import PlanTask, TaskIndex
+from itune.data.prompt import render_prompt
+from itune.data.records import Record, Span
+from itune.data.tokenizer import Tokenizer
+from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
+from itune.inference.generate import Generator
+from itune.training.step import make_eval_step
+
+
+class Model(Protocol):
+    """What evaluation needs of `itune.training.setup.ModelSide`."""
+
+    spec: Any
+    compute: Any
+
+    def put(self, batch: Any) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A greedy completion and what it is compared with. template: the id of the one that rendered the prompt."""
+
+    group: str
+    task: str
+    id: str
+    template: str
+    prompt: str
+    target: str
+    text: str
+    extras: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A state's measurements. chat: the same examples prompted in the model's own chat template, if that was asked for."""
+
+    losses: tuple[ExampleLoss, ...]
+    completions: tuple[Completion, ...] = ()
+    chat: Snapshot | None = None
+
+    def loss_lines(self) -> dict[str, dict[str, dict[str, float]]]:
+        """{group: {task: {"loss": nats per target token, "examples": n}}}, as metrics.jsonl has it."""
+        out: dict[str, dict[str, dict[str, float]]] = {group: {} for group in GROUPS}
+        for group, task in dict.fromkeys((e.group, e.task) for e in self.losses):
+            chosen = [e for e in self.losses if (e.group, e.task) == (group, task)]
+            out[group][task] = {"loss": mean_loss(chosen) or 0.0, "examples": len(chosen)}
+        return out
+
+    def pooled_loss(self, group: str) -> float | None:
+        return mean_loss(e for e in self.losses if e.group == group)
+
+    def save(self, path: Path) -> None:
+        """Readable by its owner alone: it holds example text, sensitive or not."""
+        write_text(path, json.dumps(dataclasses.asdict(self)), private=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Snapshot:
+        return cls._from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def _from_dict(cls, raw: dict[str, Any]) -> Snapshot:
+        return cls(
+            losses=tuple(ExampleLoss(**e) for e in raw["losses"]),
+            completions=tuple(Completion(**c) for c in raw["completions"]),
+            chat=cls._from_dict(raw["chat"]) if raw["chat"] else None,
+        )
+
+
+class MemoryReader:
+    """Records that were rendered again in this process, behind the Reader's face."""
+
+    def __init__(self, records: Sequence[Sequence[Record]]):
+        self._records = records
+
+    def record(self, task: int, record: int) -> Record:
+        return self._records[task][record]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """A sequential plan, where its records come from, and its compiled step."""
+
+    plan: SequentialPlan
+    reader: Any
+    step: Callable
+
+
+class Evaluator:
+    """Measures any parameters on the run's held-in and held-out examples. The examples are chosen by key, the same for every seed."""
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer, manifest: Manifest, model: Model):
+        self.config, self.tokenizer, self.model = config, tokenizer, model
+        self.tasks = [(group, task) for group in GROUPS for task in getattr(manifest, group)]
+        self._examples: _Examples | None = None
+        self._chat: _Examples | None = None
+        e = config.evaluation
+        self._generator = Generator(model.spec, {}, model.compute, batch_size=e.generate_batch)
+        if self.tasks:
+            prepared = [task for _, task in self.tasks]
+            plan = self._plan([PlanTask.from_manifest(t, e.split) for t in prepared], config.data.row_length, config.data.feature_lengths)
+            self._examples = self._with_step(plan, Reader(prepared, e.split))
+
+    def snapshot(self, params: dict, check: Callable[[], None], *, generate: bool = True, chat: bool = False) -> Snapshot:
+        """Losses, completions (unless generate=False) and the chat-template baseline (if asked) under `params`, all of them.
+
+        `check` is called between batches and may raise to stop.
+        """
+        if self._examples is None:
+            return Snapshot(losses=())
+        per_task = self.config.evaluation.generate_per_task if generate else 0
+        baseline = None
+        if chat and self.tokenizer.chat_template is not None:
+            if self._chat is None:
+                self._chat = self._chat_examples()
+            baseline = self._measure(self._chat, params, per_task, check)
+        return dataclasses.replace(self._measure(self._examples, params, per_task, check), chat=baseline)
+
+    def _measure(self, examples: _Examples, params: dict, per_task: int, check) -> Snapshot:
+        losses = self._losses(examples, params, check)
+        return Snapshot(losses=losses, completions=self._completions(examples, params, per_task, check))
+
+    def _plan(self, tasks: list[PlanTask], row_length: int, feature_lengths) -> SequentialPlan:
+        e = self.config.evaluation
+        return SequentialPlan(
+            tasks, row_length=row_length, feature_lengths=feature_lengths, examples_per_task=e.examples_per_task, batch_size=e.batch_size
+        )
+
+    def _with_step(self, plan: SequentialPlan, reader) -> _Examples:
+        return _Examples(plan, reader, jax.jit(make_eval_step(self.model.spec, plan.S, self.model.compute)))
+
+    def _losses(self, examples: _Examples, params: dict, check) -> tuple[ExampleLoss, ...]:
+        plan, size, found = examples.plan, self.config.evaluation.batch_size, []
+        for first in range(0, plan.num_rows, size):
+            check()
+            rows = [plan.row(i) for i in range(first, first + size)]
+            batch = assemble(rows, plan, examples.reader, loss_norm="tokens")
+            nll, tokens = jax.device_get(examples.step(params, self.model.put(batch)))
+            for b, row in enumerate(rows):
+                for s, segment in enumerate(row.segments):
+                    group, task = self.tasks[segment.task]
+                    name = examples.reader.record(segment.task, segment.record).id
+                    found.append(ExampleLoss(group=group, task=task.name, id=name, nll=float(nll[b, s]), tokens=float(tokens[b, s])))
+        order = {(group, task.name): n for n, (group, task) in enumerate(self.tasks)}
+        return tuple(sorted(found, key=lambda e: (order[e.group, e.task], e.id)))
+
+    def _completions(self, examples: _Examples, params: dict, per_task: int, check) -> tuple[Completion, ...]:
+        if not per_task:
+            return ()
+        e = self.config.evaluation
+        chosen = [s for k in range(len(self.tasks)) for s in _segments(examples.plan, k)[:per_task]]
+        records = [examples.reader.record(s.task, s.record) for s in chosen]
+        prompts = [prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)]
+        self._generator.params = params
+        out = self._generator.generate(prompts, e.generate_tokens, self.tokenizer.eos_id, check=check)
+        return tuple(
+            Completion(
+                group=self.tasks[s.task][0],
+                task=self.tasks[s.task][1].name,
+                id=r.id,
+                template=r.template,
+                prompt=self.tokenizer.decode(prompt),
+                target=r.targets_text,
+                text=self.tokenizer.decode(ids).strip(),
+                extras=r.extras,
+            )
+            for s, r, prompt, ids in zip(chosen, records, prompts, out, strict=True)
+        )
+
+    def _chat_examples(self) -> _Examples:
+        """The same examples, their prompts rendered by the chat template. Never cut: cutting would take the template's end."""
+        assert self._examples is not None
+        source, records = self._examples, []
+        for k in range(len(self.tasks)):
+            chosen = sorted(_segments(source.plan, k), key=lambda s: s.record)
+            records.append([self._as_chat(source.reader.record(k, s.record)) for s in chosen])
+        tasks = [
+            dataclasses.replace(task, index=_index(rendered), variants=1, overlong="truncate_inputs")
+            for task, rendered in zip(source.plan.tasks, records, strict=True)
+        ]
+        longest = {
+            "inputs": max(r.num_tokens(supervised=False) for rs in records for r in rs),
+            "targets": max(r.num_tokens(supervised=True) for rs in records for r in rs),
+        }
+        length = max(self.config.data.row_length, -(-sum(longest.values()) // 128) * 128)
+        plan = SequentialPlan(
+            tasks, row_length=length, feature_lengths=longest, examples_per_task=0, batch_size=self.config.evaluation.batch_size
+        )
+        return self._with_step(plan, MemoryReader(records))
+
+    def _as_chat(self, record: Record) -> Record:
+        prompt = render_prompt(self.tokenizer, record.inputs_text, "chat")
+        reply = next(span for span in record.spans if span.supervised)
+        return dataclasses.replace(record, spans=(Span(role="user", supervised=False, ids=np.array(prompt, np.int32)), reply))
+
+
+def _segments(plan: SequentialPlan, task: int) -> list:
+    """The task's examples in the plan, in order of their keys: a prefix is a keyed sample too."""
+    keys = plan.tasks[task].index.example_key
+    found = [s for i in range(plan.num_rows) for s in plan.row(i).segments if s.task == task]
+    return sorted(found, key=lambda s: (int(keys[s.record]), s.record))
+
+
+def _index(records: Sequence[Record]) -> TaskIndex:
+    """The index of records in memory; their order stands in for keys."""
+    n = len(records)
+    count = lambda supervised: np.array([r.num_tokens(supervised=supervised) for r in records], np.int32)  # noqa: E731
+    zeros = np.zeros(n, np.int32)
+    return TaskIndex(
+        inputs=count(False), targets=count(True), example_key=np.arange(n, dtype=np.uint64), template=zeros.astype(np.int16), shard=zeros, offset=zeros
+    )

@@ -1,0 +1,164 @@
+"""Runs tasks' own metric functions: `python -m itune.evaluation.metric_worker --request=REQ.json --out=OUT.json`.
+
+Metric functions live in SeqIO tasks, and importing SeqIO costs seconds and most of a GB: the trainer never does. It
+writes a request, this process answers (itune.evaluation.metrics_client is the other end):
+
+  request  {"modules": [str],
+            "tasks": {task: {"targets": [str], "predictions": {state: [str] | null}, "examples": [{...}]?}}}
+  out      {"tasks": {task: {"metrics": {state: {name: value}}, "per_example": {state: {name: [value]}}}},
+            "errors": {task: [line]}, "notes": {task: [line]}}
+
+examples: the pass-through features of each example, for a task whose postprocess_fn reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import seqio
+
+from itune.data import metrics as metrics_lib
+from itune.data import registry
+from itune.errors import UserError
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Imports the modules that register tasks. UserError names the one that fails."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"no module named {error.name!r} (importing the task module {name!r})") from error
+
+
+def seqio_example(features: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """An example as SeqIO hands it to a postprocess_fn: text as bytes, lists as arrays, and the target's text added."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.encode("utf-8")
+        if isinstance(value, list):
+            objects = any(isinstance(v, (str, list)) for v in value)
+            return np.array([convert(v) for v in value], dtype=object if objects else None)
+        return value
+
+    return {"targets_pretokenized": target.encode("utf-8")} | {k: convert(v) for k, v in features.items()}
+
+
+def scalar(value: Any) -> float | None:
+    """The number in a metric's value (float, NumPy's, seqio.metrics.Scalar's); None for text, plots and the like."""
+    try:
+        number = float(value if not hasattr(value, "value") else value.value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def describe(error: Exception, sensitive: bool) -> str:
+    """One line. Of a sensitive task only the type: the message may quote an example."""
+    first = str(error).strip().split("\n")[0]
+    return type(error).__name__ if sensitive or not first else f"{type(error).__name__}: {first}"
+
+
+def score_state(
+    metric_fns: Sequence[Callable[..., Mapping[str, Any]]], targets: Sequence[Any], predictions: Sequence[Any]
+) -> tuple[dict[str, float], list[tuple[str, Exception]]]:
+    """All metric functions on one state's predictions: values, and (function, error) for those that raise."""
+    values: dict[str, float] = {}
+    failures = []
+    for function in metric_fns:
+        try:
+            results = function(targets, predictions)
+            values.update({str(k): v for k, value in results.items() if (v := scalar(value)) is not None})
+        except Exception as error:  # the metric is the user's code: it must not take the others down
+            failures.append((getattr(function, "__name__", repr(function)), error))
+    return values, failures
+
+
+def per_example_scorers(task: seqio.Task) -> dict[str, Callable[[Any, str], float]]:
+    """Those of the task's metric functions that are itune's own, and so have a per-example form."""
+    names = [getattr(function, "__name__", "") for function in task.predict_metric_fns]
+    ours = {n: f for n, f in zip(names, task.predict_metric_fns, strict=True) if metrics_lib.METRICS.get(n) is f}
+    return {name: metrics_lib.PER_EXAMPLE[name] for name in ours}
+
+
+def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -> dict[str, Any]:
+    """One task's answer: {"metrics", "per_example", "errors", "notes"}. Raises whatever its postprocess_fn raises."""
+    targets: list[str] = request["targets"]
+    features = request.get("examples") or [{}] * len(targets)
+    examples = [seqio_example(f, t) for f, t in zip(features, targets, strict=True)]
+    references = [task.postprocess_fn(t, example=e, is_target=True) for t, e in zip(targets, examples, strict=True)]
+
+    answer: dict[str, Any] = {"metrics": {}, "per_example": {}, "errors": [], "notes": []}
+    for state, texts in request["predictions"].items():
+        if texts is None:
+            continue
+        if len(texts) != len(targets):
+            raise ValueError(f"{len(texts)} predictions {state!r} for {len(targets)} targets")
+        outputs = [task.postprocess_fn(t, example=e, is_target=False) for t, e in zip(texts, examples, strict=True)]
+        values, failures = score_state(task.predict_metric_fns, references, outputs)
+        answer["metrics"][state] = values
+        answer["errors"] += [f"{function}: {describe(error, sensitive)}" for function, error in failures]
+        failed = {function for function, _ in failures}
+        answer["per_example"][state] = {
+            name: [float(scorer(reference, output)) for reference, output in zip(references, outputs, strict=True)]
+            for name, scorer in per_example_scorers(task).items()
+            if name not in failed
+        }
+    answer["errors"] = list(dict.fromkeys(answer["errors"]))  # a metric fails alike in every state
+    others = [f.__name__ for f in (*task.score_metric_fns, *task.predict_with_aux_metric_fns)]
+    if others:
+        answer["notes"].append(f"not computed, for they need more than predictions: {', '.join(others)}")
+    return answer
+
+
+def run(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole answer. A task that fails is reported under "errors"; the others go on."""
+    import_modules(request["modules"])
+    out: dict[str, Any] = {"tasks": {}, "errors": {}, "notes": {}}
+    for name, task_request in request["tasks"].items():
+        try:
+            task, info = registry.get(name), registry.info(name)
+        except UserError as error:
+            out["errors"][name] = [str(error)]
+            continue
+        try:
+            answer = run_task(task, task_request, sensitive=info.sensitive)
+        except Exception as error:  # the task's postprocess_fn is the user's code
+            out["errors"][name] = [describe(error, info.sensitive)]
+            continue
+        out["tasks"][name] = {"metrics": answer["metrics"], "per_example": answer["per_example"]}
+        for key in ("errors", "notes"):
+            if answer[key]:
+                out[key][name] = answer[key]
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--request", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    flags = parser.parse_args(argv)
+    try:
+        answer = run(json.loads(flags.request.read_text(encoding="utf-8")))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    temporary = flags.out.with_name(flags.out.name + ".part")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+    temporary.replace(flags.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Attention over packed rows: one dispatch, two backends, the same numbers.
+
+Legend: B rows, L tokens, H query heads, G key-value heads (H = G * R), K head width.
+A token attends to earlier tokens of its own segment, and to itself. Padding (segment 0) attends to nothing and yields 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+BLOCK = 128
+NEGATIVE = -1e30  # finite: exp(NEGATIVE - NEGATIVE) must not be NaN in a block that is masked throughout
+
+
+def choose_backend(name: str, length: int) -> str:
+    """Resolves "auto" and refuses what can't be honoured: a silently ignored mask is the worst of bugs."""
+    if name == "auto":
+        return "blockwise" if jax.default_backend() == "cpu" and length % BLOCK == 0 else "reference"
+    if name == "blockwise" and length % BLOCK:
+        raise ValueError(
+            f"attention='blockwise' needs rows of a multiple of {BLOCK} tokens, not {length}; 'reference' takes any length"
+        )
+    return name
+
+
+def attend(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *, backend: str = "auto", mesh: Mesh | None = None):
+    """Causal attention inside segments.
+
+    Args:
+      q_BLHK, k_BLGK, v_BLGK: queries, keys and values, RoPE applied; H a multiple of G. Not yet scaled.
+      segment_ids_BL: int32, 0 is padding; a segment's tokens are contiguous.
+      backend: "reference" (any shape, any device), "blockwise" (skips blocks that packing masks), "auto".
+      mesh: where rows lie on (data, fsdp) and heads on tensor; None for one device.
+
+    Returns: [B, L, H, K], in q's dtype.
+    Raises: ValueError if the backend can't take this shape.
+    """
+    backend = choose_backend(backend, q_BLHK.shape[1])
+    inner = {"reference": reference_attention, "blockwise": blockwise_attention}[backend]
+    if mesh is None or mesh.size == 1:
+        return inner(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
+    rows, heads = P(("data", "fsdp"), None, "tensor", None), P(("data", "fsdp"), None)
+    # Attention is independent per row and key-value head: a shard_map keeps the loops local, where automatic partitioning would gather.
+    return jax.shard_map(inner, mesh=mesh, in_specs=(rows, rows, rows, heads), out_specs=rows, check_vma=False)(
+        q_BLHK, k_BLGK, v_BLGK, segment_ids_BL
+    )
+
+
+def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
+    """The definition, with the whole [L, L] score matrix: what every other backend is tested against."""
+    B, L, H, K = q_BLHK.shape
+    G = k_BLGK.shape[2]
+    q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
+    scores = jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BLGK, preferred_element_type=jnp.float32) / math.sqrt(K)
+    same_BLM = (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]) & (segment_ids_BL[:, :, None] > 0)
+    mask_BLM = same_BLM & jnp.tril(jnp.ones((L, L), bool))[None]
+    scores = jnp.where(mask_BLM[:, None, None], scores, NEGATIVE)
+    probs = jax.nn.softmax(scores, axis=-1) * (segment_ids_BL > 0)[:, None, None, :, None]
+    out = jnp.einsum("bgrlm,bmgk->blgrk", probs.astype(v_BLGK.dtype), v_BLGK)
+    return out.reshape(B, L, H, K)
+
+
+# ---- blockwise -------------------------------------------------------------------------------------------------------------
+# XLA's CPU backend runs batched products at a tenth of the rate of 2-D ones, so everything below is a 2-D product: the R query heads that
+# share a key-value head are stacked into one block of R * BLOCK rows. Packed rows are block-diagonal: the loop over key blocks starts at the
+# first block of the segment of the query block's first token, so cost follows the sum of squares of example lengths.
+
+
+def _first_key_block(segment_ids_BL):
+    """[B, L/BLOCK] int32: the first key block that each query block can see; one past itself when the block is all padding."""
+    B, L = segment_ids_BL.shape
+    index_L = jnp.arange(L, dtype=jnp.int32)
+    starts = segment_ids_BL != jnp.pad(segment_ids_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    start_BL = lax.cummax(jnp.where(starts, index_L[None], 0), axis=1)
+    start_BL = jnp.where(segment_ids_BL > 0, start_BL, L * 2)
+    first_BN = start_BL.reshape(B, L // BLOCK, BLOCK).min(axis=-1) // BLOCK
+    return jnp.minimum(first_BN, jnp.arange(L // BLOCK)[None] + 1)
+
+
+def _split(x_BLHK, groups: int):
+    """[B, L, H, K] -> [B * G, N, R * BLOCK, K]: one 2-D block per row, key-value head and block of tokens."""
+    B, L, H, K = x_BLHK.shape
+    R, N = H // groups, L // BLOCK
+    x = x_BLHK.reshape(B, N, BLOCK, groups, R, K).transpose(0, 3, 1, 4, 2, 5)
+    return x.reshape(B * groups, N, R * BLOCK, K)
+
+
+def _join(x, batch: int, groups: int):
+    """The inverse of `_split`."""
+    _, N, rows, K = x.shape
+    R = rows // BLOCK
+    x = x.reshape(batch, groups, N, R, BLOCK, K).transpose(0, 2, 4, 1, 3, 5)
+    return x.reshape(batch, N * BLOCK, groups * R, K)
+
+
+def _mask(segments_NC, i, j, repeats: int):
+    """[R * BLOCK, BLOCK] bool: query block i against key block j."""
+    q_C, k_C = segments_NC[i], segments_NC[j]
+    offset = jnp.arange(BLOCK)
+    mask = (q_C[:, None] == k_C[None, :]) & (q_C[:, None] > 0)
+    mask &= (i * BLOCK + offset)[:, None] >= (j * BLOCK + offset)[None, :]
+    return jnp.tile(mask, (repeats, 1))
+
+
+def _dot(a, b, contract):
+    return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=jnp.float32)
+
+
+def _forward_one(q_NRK, k_NCK, v_NCK, segments_NC, first_N, scale):
+    """One row and key-value head: output [N, R * BLOCK, K] and log-sum-exp [N, R * BLOCK], by online softmax (Milakov & Gimelshein 2018)."""
+    N, rows, K = q_NRK.shape
+    repeats = rows // BLOCK
+
+    def query_block(i, carry):
+        out, lse = carry
+        q = q_NRK[i]
+
+        def key_block(j, state):
+            acc, top, total = state
+            mask = _mask(segments_NC, i, j, repeats)
+            scores = jnp.where(mask, _dot(q, k_NCK[j], ((1,), (1,))) * scale, NEGATIVE)
+            new_top = jnp.maximum(top, scores.max(axis=1))
+            p = jnp.where(mask, jnp.exp(scores - new_top[:, None]), 0.0)
+            shrink = jnp.exp(top - new_top)
+            acc = acc * shrink[:, None] + _dot(p.astype(v_NCK.dtype), v_NCK[j], ((1,), (0,)))
+            return acc, new_top, total * shrink + p.sum(axis=1)
+
+        start = (jnp.zeros((rows, K), jnp.float32), jnp.full((rows,), NEGATIVE), jnp.zeros((rows,), jnp.float32))
+        acc, top, total = lax.fori_loop(first_N[i], i + 1, key_block, start)
+        safe = jnp.where(total > 0, total, 1.0)
+        return out.at[i].set((acc / safe[:, None]).astype(out.dtype)), lse.at[i].set(top + jnp.log(safe))
+
+    start = (jnp.zeros_like(q_NRK), jnp.zeros((N, rows), jnp.float32))
+    return lax.fori_loop(0, N, query_block, start)
+
+
+def _backward_one(q_NRK, k_NCK, v_NCK, segments_NC, first_N, out_NRK, lse_NR, dout_NRK, scale):
+    """Gradients of `_forward_one` with respect to q, k and v; scores are computed again, block by block."""
+    N, rows, _ = q_NRK.shape
+    repeats = rows // BLOCK
+    delta_NR = (dout_NRK.astype(jnp.float32) * out_NRK.astype(jnp.float32)).sum(axis=-1)
+
+    def query_block(i, carry):
+        dq_all, dk_all, dv_all = carry
+        q, dout, lse, delta = q_NRK[i], dout_NRK[i], lse_NR[i], delta_NR[i]
+
+        def key_block(j, state):
+            dq, dk_all, dv_all = state
+            k, v = k_NCK[j], v_NCK[j]
+            scores = _dot(q, k, ((1,), (1,))) * scale
+            p = jnp.where(_mask(segments_NC, i, j, repeats), jnp.exp(scores - lse[:, None]), 0.0)
+            dv_all = dv_all.at[j].add(_dot(p.astype(dout.dtype), dout, ((0,), (0,))))
+            ds = (p * (_dot(dout, v, ((1,), (1,))) - delta[:, None]) * scale).astype(q.dtype)
+            dk_all = dk_all.at[j].add(_dot(ds, q, ((0,), (0,))))
+            return dq + _dot(ds, k, ((1,), (0,))), dk_all, dv_all
+
+        dq, dk_all, dv_all = lax.fori_loop(first_N[i], i + 1, key_block, (jnp.zeros(q.shape, jnp.float32), dk_all, dv_all))
+        return dq_all.at[i].set(dq.astype(dq_all.dtype)), dk_all, dv_all
+
+    zeros = jnp.zeros(k_NCK.shape, jnp.float32)
+    return lax.fori_loop(0, N, query_block, (jnp.zeros_like(q_NRK), zeros, zeros))
+
+
+@jax.custom_vjp
+def blockwise_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
+    """Flash attention (Dao et al. 2022) by 2-D products, skipping the key blocks that packing masks."""
+    return _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)[0]
+
+
+def _loop_inputs(segment_ids_BL, groups: int):
+    B, L = segment_ids_BL.shape
+    segments = jnp.repeat(segment_ids_BL.reshape(B, L // BLOCK, BLOCK), groups, axis=0)
+    return segments, jnp.repeat(_first_key_block(segment_ids_BL), groups, axis=0)
+
+
+def _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
+    B, G, scale = q_BLHK.shape[0], k_BLGK.shape[2], 1.0 / math.sqrt(q_BLHK.shape[3])
+    q, k, v = (_split(x, G) for x in (q_BLHK, k_BLGK, v_BLGK))
+    segments, first = _loop_inputs(segment_ids_BL, G)
+    out, lse = lax.map(lambda x: _forward_one(*x, scale), (q, k, v, segments, first))
+    return _join(out, B, G), (q, k, v, segment_ids_BL, out, lse)
+
+
+def _blockwise_backward(residuals, dout_BLHK):
+    q, k, v, segment_ids_BL, out, lse = residuals
+    B = dout_BLHK.shape[0]
+    G, scale = q.shape[0] // B, 1.0 / math.sqrt(q.shape[-1])
+    segments, first = _loop_inputs(segment_ids_BL, G)
+    inputs = (q, k, v, segments, first, out, lse, _split(dout_BLHK, G))
+    dq, dk, dv = lax.map(lambda x: _backward_one(*x, scale), inputs)
+    return _join(dq, B, G), _join(dk, B, G).astype(k.dtype), _join(dv, B, G).astype(v.dtype), None
+
+
+blockwise_attention.defvjp(_blockwise_forward, _blockwise_backward)
+
+
+def cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B):
+    """One new token a row against its own key and value and the cache's at positions < length_B.
+
+    Args: q_BHK, k_BGK, v_BGK of the new token; k_BGMK, v_BGMK with room for M positions; length_B int32, positions filled before it.
+    Returns: [B, H, K] in q's dtype.
+    """
+    B, H, K = q_BHK.shape
+    G, M = k_BGMK.shape[1:3]
+    q_BGRK = q_BHK.reshape(B, G, H // G, K) / math.sqrt(K)
+    cached = jnp.einsum("bgrk,bgmk->bgrm", q_BGRK, k_BGMK, preferred_element_type=jnp.float32)
+    seen_BM = jnp.arange(M)[None] < length_B[:, None]
+    cached = jnp.where(seen_BM[:, None, None], cached, NEGATIVE)
+    own = jnp.einsum("bgrk,bgk->bgr", q_BGRK, k_BGK, preferred_element_type=jnp.float32)[..., None]
+    top = jnp.maximum(cached.max(axis=-1, keepdims=True), own)
+    p_cached, p_own = jnp.exp(cached - top), jnp.exp(own - top)
+    out = jnp.einsum("bgrm,bgmk->bgrk", p_cached.astype(v_BGMK.dtype), v_BGMK) + p_own.astype(v_BGK.dtype) * v_BGK[:, :, None]
+    return (out / (p_cached.sum(axis=-1, keepdims=True) + p_own)).astype(q_BHK.dtype).reshape(B, H, K)

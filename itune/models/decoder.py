@@ -1,0 +1,165 @@
+"""A decoder-only transformer of the Llama family, scanned over its layers.
+
+Legend: B rows, L tokens, D width, F MLP width, H query heads, G key-value heads, K head width, V vocabulary, N layers,
+M cache length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from itune.models.attention import attend, cached_attention
+from itune.models.config import LoRAConfig, ModelConfig
+from itune.models.layers import NO_DROPOUT, Dropout, Linear, RMSNorm, embedding_stddev, parameter, rope
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How a forward pass is computed; none of it changes what is computed.
+
+    dtype: of activations.  scan: loop over one compiled layer.  attention: backend.  mesh: None for one device.
+    """
+
+    dtype: str = "float32"
+    scan: bool = True
+    attention: str = "auto"
+    mesh: Mesh | None = None
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention (Ainslie et al. 2023) with rotary positions."""
+
+    def __init__(self, c: ModelConfig, lora: LoRAConfig | None, **kw):
+        heads, groups = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        self.config = c
+        self.q_proj = Linear("q_proj", c.width, heads, ("embed", "heads"), lora, **kw)
+        self.k_proj = Linear("k_proj", c.width, groups, ("embed", "kv_heads"), lora, **kw)
+        self.v_proj = Linear("v_proj", c.width, groups, ("embed", "kv_heads"), lora, **kw)
+        self.o_proj = Linear("o_proj", heads, c.width, ("heads", "embed"), lora, **kw)
+
+    def qkv(self, x_BLD, positions_BL, dropout: Dropout):
+        """Rotated queries [B, L, H, K] and keys [B, L, G, K], and values [B, L, G, K]."""
+        B, L, _ = x_BLD.shape
+        K, base = self.config.head_dim, self.config.rope_base
+        q = self.q_proj(x_BLD, dropout, 0).reshape(B, L, -1, K)
+        k = self.k_proj(x_BLD, dropout, 1).reshape(B, L, -1, K)
+        v = self.v_proj(x_BLD, dropout, 2).reshape(B, L, -1, K)
+        return rope(q, positions_BL, base), rope(k, positions_BL, base), v
+
+    def output(self, y_BLHK, dropout: Dropout):
+        return self.o_proj(y_BLHK.reshape(*y_BLHK.shape[:2], -1), dropout, 3)
+
+
+class MLP(nnx.Module):
+    """SwiGLU (Shazeer 2020): (silu(x W_gate) * x W_up) W_down."""
+
+    def __init__(self, c: ModelConfig, lora: LoRAConfig | None, **kw):
+        self.gate_proj = Linear("gate_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
+        self.up_proj = Linear("up_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
+        self.down_proj = Linear("down_proj", c.mlp_width, c.width, ("mlp", "embed"), lora, **kw)
+
+    def __call__(self, x_BLD, dropout: Dropout):
+        gate = jax.nn.silu(self.gate_proj(x_BLD, dropout, 4))
+        return self.down_proj(gate * self.up_proj(x_BLD, dropout, 5), dropout, 6)
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    def __init__(self, c: ModelConfig, lora: LoRAConfig | None, *, stack, adapters, rngs):
+        kw = dict(stack=stack, adapters=adapters, rngs=rngs)
+        self.attention_norm = RMSNorm(c.width, c.norm_eps, stack=stack)
+        self.attention = Attention(c, lora, **kw)
+        self.mlp_norm = RMSNorm(c.width, c.norm_eps, stack=stack)
+        self.mlp = MLP(c, lora, **kw)
+        self.adapted = lora is not None
+
+    def _residual_dropout(self, y_BLD, dropout: Dropout, site: int):
+        # With adapters dropout sits on their inputs, as in the LoRA paper; without, on the residual branches, as in T5.
+        return y_BLD if self.adapted else dropout(y_BLD, site)
+
+    def __call__(self, x_BLD, segment_ids_BL, positions_BL, compute: Compute, dropout: Dropout):
+        branch = dropout if self.adapted else NO_DROPOUT
+        q, k, v = self.attention.qkv(self.attention_norm(x_BLD), positions_BL, branch)
+        y_BLHK = attend(q, k, v, segment_ids_BL, backend=compute.attention, mesh=compute.mesh)
+        x_BLD = x_BLD + self._residual_dropout(self.attention.output(y_BLHK, branch), dropout, 7)
+        y_BLD = self.mlp(self.mlp_norm(x_BLD), branch)
+        return x_BLD + self._residual_dropout(y_BLD, dropout, 8), (k, v)
+
+    def decode(self, x_BD, k_BGMK, v_BGMK, position_B):
+        """One token a row against this layer's cache -> (x [B, D], its key and value, two [B, G, K])."""
+        x_B1D = x_BD[:, None]
+        q, k, v = self.attention.qkv(self.attention_norm(x_B1D), position_B[:, None], NO_DROPOUT)
+        k, v = k[:, 0].astype(k_BGMK.dtype), v[:, 0].astype(v_BGMK.dtype)
+        y = cached_attention(q[:, 0], k, v, k_BGMK, v_BGMK, position_B)
+        x_B1D = x_B1D + self.attention.output(y[:, None], NO_DROPOUT)
+        return (x_B1D + self.mlp(self.mlp_norm(x_B1D), NO_DROPOUT))[:, 0], (k, v)
+
+
+class Decoder(nnx.Module):
+    """Embedding, N blocks, a final norm; the head is the embedding where they are tied. `hidden` is what losses and samplers build on."""
+
+    def __init__(self, c: ModelConfig, lora: LoRAConfig | None = None, *, adapters: int = 1, rngs: nnx.Rngs):
+        self.config = c
+        self.embed = parameter(nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), embedding_stddev(c.width))
+        self.layers = Block(c, lora, stack=(c.num_layers,), adapters=adapters, rngs=rngs)
+        self.final_norm = RMSNorm(c.width, c.norm_eps)
+        if not c.tied_embeddings:
+            self.head = parameter(nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)
+
+    def head_weights(self):
+        """[V, D]: logits are hidden @ head_weights.T."""
+        return self.embed[...] if self.config.tied_embeddings else self.head[...]
+
+    def _loop(self, body, carry, xs, scan: bool):
+        """Runs `body(block, carry, x)` over the layers; scanned or unrolled, with the same numbers."""
+        graphdef, stacked = nnx.split(self.layers)
+
+        def step(carry, inputs):
+            state, x = inputs
+            return body(nnx.merge(graphdef, state), carry, x)
+
+        if scan:
+            return jax.lax.scan(step, carry, (stacked, xs))
+        outputs = []
+        for n in range(self.config.num_layers):
+            carry, out = step(carry, jax.tree.map(lambda a, n=n: a[n], (stacked, xs)))
+            outputs.append(out)
+        return carry, jax.tree.map(lambda *o: jnp.stack(o), *outputs)
+
+    def hidden(self, tokens_BL, segment_ids_BL, positions_BL, compute: Compute, dropout: Dropout = NO_DROPOUT, *, keep_cache: bool = False):
+        """Final hidden states [B, L, D]; with `keep_cache` also every layer's keys and values, two [N, B, L, G, K]."""
+        x_BLD = self.embed[...][tokens_BL].astype(compute.dtype)
+
+        def body(block, x, layer):
+            keys = None if dropout.keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(dropout.keys_B, layer)
+            x, cache = block(x, segment_ids_BL, positions_BL, compute, Dropout(dropout.rate, keys))
+            return x, cache if keep_cache else None
+
+        x_BLD, cache = self._loop(body, x_BLD, jnp.arange(self.config.num_layers), compute.scan)
+        x_BLD = self.final_norm(x_BLD)
+        return (x_BLD, cache) if keep_cache else x_BLD
+
+    def decode(self, token_B, cache, position_B, compute: Compute):
+        """One token a row -> (hidden [B, D], cache): cache is two [N, B, G, M, K], written at `position_B`.
+
+        The layers only read the cache and return the new keys and values, written once at the end: carrying the cache through the
+        layers' loop copied it at every layer (three times slower on CPU).
+        """
+        x_BD = self.embed[...][token_B].astype(compute.dtype)
+        x_BD, new = self._loop(lambda block, x, kv: block.decode(x, *kv, position_B), x_BD, cache, compute.scan)
+        rows = jnp.arange(token_B.shape[0])
+        write = lambda all_NBGMK, new_NBGK: all_NBGMK.at[:, rows, :, position_B].set(new_NBGK.swapaxes(0, 1))  # noqa: E731
+        return self.final_norm(x_BD), jax.tree.map(write, cache, new)
+
+
+def logits(model: Decoder, tokens_BL, segment_ids_BL, positions_BL, compute: Compute | None = None):
+    """All logits [B, L, V] in float32: for parity tests and scoring a few tokens, never for training."""
+    hidden = model.hidden(tokens_BL, segment_ids_BL, positions_BL, compute or Compute())
+    head = model.head_weights().astype(hidden.dtype)
+    return jnp.einsum("bld,vd->blv", hidden, head, preferred_element_type=jnp.float32)

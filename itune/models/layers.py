@@ -1,0 +1,111 @@
+"""The layers: each knows its parameters' logical axes, and Linear its adapter.
+
+Legend: B rows, L tokens, D width, N layers, A adapters trained side by side (1 unless a study stacks arms), R adapter rank.
+Parameters of the scanned layers carry a leading axis N; inside the scan they appear without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from itune.models.config import LoRAConfig
+
+
+class LoRAParam(nnx.Param):
+    """A low-rank factor: the Variable type says what trains by default."""
+
+
+def parameter(kind: type[nnx.Param], key, shape, axes: tuple[str | None, ...], stddev: float) -> nnx.Param:
+    """A float32 normal (or zero, or one for stddev None) parameter that carries its logical axes."""
+    assert len(shape) == len(axes), (shape, axes)
+    if stddev == 0:
+        value = jnp.zeros(shape, jnp.float32)
+    else:
+        value = jax.random.normal(key, shape, jnp.float32) * stddev
+    return kind(value, logical_axes=axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout keyed by step and row, so a row's masks don't depend on which device or microbatch holds it.
+
+    rate: share dropped; 0 is off.  keys_B: one key a row, already folded with the layer; None is off.
+    """
+
+    rate: float
+    keys_B: jax.Array | None
+
+    def __call__(self, x_BLD, site: int):
+        if self.rate == 0 or self.keys_B is None:
+            return x_BLD
+        keep = 1.0 - self.rate
+        mask = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, site), keep, x_BLD.shape[1:]))(self.keys_B)
+        return jnp.where(mask, x_BLD / keep, 0).astype(x_BLD.dtype)
+
+
+jax.tree_util.register_dataclass(Dropout, data_fields=["keys_B"], meta_fields=["rate"])
+NO_DROPOUT = Dropout(0.0, None)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale (Zhang & Sennrich 2019), in float32."""
+
+    def __init__(self, width: int, eps: float, *, stack: tuple[int, ...] = ()):
+        axes = ("layers",) * len(stack) + ("embed",)
+        self.scale = nnx.Param(jnp.ones((*stack, width), jnp.float32), logical_axes=axes)
+        self.eps = eps
+
+    def __call__(self, x_BLD):
+        x = x_BLD.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return (x * jnp.broadcast_to(self.scale[...], x.shape)).astype(x_BLD.dtype)
+
+
+class Linear(nnx.Module):
+    """y = x W, plus (alpha / rank) (x A) B where an adapter sits here.
+
+    w [D_in, D_out]; lora_a [A, D_in, R], normal with variance 1 / D_in; lora_b [A, R, D_out], zero at the start, so that tuning starts
+    from the base model (Hu et al. 2021). With several adapters the rows are A equal groups.
+    """
+
+    def __init__(self, name: str, d_in: int, d_out: int, axes: tuple[str, str], lora: LoRAConfig | None, *, stack=(), adapters=1, rngs):
+        lead = ("layers",) * len(stack)
+        self.w = parameter(nnx.Param, rngs(), (*stack, d_in, d_out), (*lead, *axes), d_in**-0.5)
+        self.adapted = lora is not None and name in lora.layers
+        if lora is not None and self.adapted:
+            a_shape, b_shape = (*stack, adapters, d_in, lora.rank), (*stack, adapters, lora.rank, d_out)
+            self.lora_a = parameter(LoRAParam, rngs(), a_shape, (*lead, "adapters", axes[0], None), d_in**-0.5)
+            self.lora_b = parameter(LoRAParam, rngs(), b_shape, (*lead, "adapters", None, axes[1]), 0)
+            self.lora_scale = lora.alpha / lora.rank
+
+    def __call__(self, x_BLD, dropout: Dropout = NO_DROPOUT, site: int = 0):
+        dtype = x_BLD.dtype
+        y = x_BLD @ self.w[...].astype(dtype)
+        if not self.adapted:
+            return y
+        a, b = self.lora_a[...].astype(dtype), (self.lora_b[...] * self.lora_scale).astype(dtype)
+        x_BLD = dropout(x_BLD, site)
+        if a.shape[0] == 1:
+            return y + (x_BLD @ a[0]) @ b[0]
+        grouped = x_BLD.reshape(a.shape[0], -1, x_BLD.shape[-1])
+        return y + jnp.matmul(jnp.matmul(grouped, a), b).reshape(y.shape)
+
+
+def rope(x_BLHK, positions_BL, base: float):
+    """Rotary embedding by halves, as Hugging Face's Llama has it (Su et al. 2021); angles in float32."""
+    half = x_BLHK.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions_BL[..., None].astype(jnp.float32) * frequency[None, None]
+    sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
+    x1, x2 = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BLHK.dtype)
+
+
+def embedding_stddev(width: int) -> float:
+    """The initial scale of a freshly made embedding (only tests and random models see it)."""
+    return 1.0 / math.sqrt(width)

@@ -1,0 +1,85 @@
+"""metrics.jsonl, TensorBoard, Weights & Biases and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from itune.errors import UserError
+from itune.training.config import LoggingConfig
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drops the lines of metrics.jsonl past `step`: steps that a resumed run will make again. A torn last line goes too."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # the process was killed while it wrote this line
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class MetricsWriter:
+    """Appends one JSON object a line; mirrors scalars to TensorBoard and, if asked for, to Weights & Biases."""
+
+    def __init__(self, model_dir: Path, config: LoggingConfig, *, sensitive: bool, allow_remote: bool = False, run_config: dict | None = None):
+        self._file = (model_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._events = None
+        if config.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(model_dir))
+        self._wandb = _start_wandb(config, model_dir, sensitive, allow_remote, run_config) if config.wandb_project else None
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        scalars = dict(_scalars(record))
+        if self._events:
+            for name, value in scalars.items():
+                self._events.add_scalar(name, value, record["step"])
+        if self._wandb:
+            self._wandb.log(scalars, step=record["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _scalars(record: dict, prefix: str = ""):
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _scalars(value, name + "/")
+        elif isinstance(value, (int, float)) and key != "step":
+            yield name, value
+
+
+def _start_wandb(config: LoggingConfig, model_dir: Path, sensitive: bool, allow_remote: bool, run_config: dict | None):
+    if sensitive and not allow_remote:
+        raise UserError("LoggingConfig.wandb_project: the mixture holds a sensitive task; its metrics leave this machine only with --allow_remote_tracker")
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("LoggingConfig.wandb_project is set but wandb is not installed: pip install 'itune[wandb]'") from None
+    return wandb.init(project=config.wandb_project, dir=str(model_dir), config=run_config, resume="allow", id=model_dir.name)
+
+
+def progress_bar(console: Console) -> Progress:
+    """step, loss, real and supervised tokens a second, time left."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn()]
+    return Progress(*columns, console=console, transient=False)

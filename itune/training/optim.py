@@ -1,0 +1,84 @@
+"""Optimizers and learning rates: optax underneath, per layer, with the learning rate an argument of the step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from itune.training.config import AdafactorConfig, AdamWConfig, LearningRateConfig
+
+Params = dict[str, jax.Array]
+STACKED = "layers/"  # paths below it carry a leading axis of layers
+
+
+def learning_rate(config: LearningRateConfig, step: int, total_steps: int) -> float:
+    """The rate of update number `step` (0 is the first). A pure function of the step, so resuming needs no state."""
+    warmup = config.warmup_steps
+    if step < warmup:
+        return config.peak * (step + 1) / warmup
+    if config.shape == "constant":
+        return config.peak
+    if config.shape == "rsqrt":
+        return config.peak * math.sqrt(max(warmup, 1) / (step + 1)) if step + 1 > max(warmup, 1) else config.peak
+    progress = (step - warmup) / max(total_steps - warmup - 1, 1)
+    low = config.peak * config.final_fraction
+    if config.shape == "linear":
+        return config.peak + (low - config.peak) * min(progress, 1.0)
+    return low + (config.peak - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """optax's transformation, applied to each layer of the stacked parameters by itself: what Adafactor factors, and the scale it takes
+    from a parameter, must not depend on layers being stored together."""
+
+    transform: optax.GradientTransformation
+    clip_norm: float
+
+    def init(self, params: Params) -> Any:
+        stacked, single = _groups(params)
+        return {"stacked": jax.vmap(self.transform.init)(stacked) if stacked else {}, "single": self.transform.init(single) if single else {}}
+
+    def update(self, grads: Params, state: Any, params: Params, rate) -> tuple[Params, Any]:
+        """params - rate * update. `grads` are already divided and clipped."""
+        stacked, single = _groups(params)
+        grad_stacked, grad_single = _groups(grads)
+        new_state, out = {"stacked": {}, "single": {}}, {}
+        if stacked:
+            updates, new_state["stacked"] = jax.vmap(self.transform.update)(grad_stacked, state["stacked"], stacked)
+            out |= updates
+        if single:
+            updates, new_state["single"] = self.transform.update(grad_single, state["single"], single)
+            out |= updates
+        return {path: params[path] - rate * out[path] for path in params}, new_state
+
+
+def make_optimizer(config: AdamWConfig | AdafactorConfig) -> Optimizer:
+    """Weight decay is decoupled and multiplied by the learning rate in both (Loshchilov & Hutter 2019)."""
+    if isinstance(config, AdamWConfig):
+        scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+        decay = optax.add_decayed_weights(config.weight_decay)
+        return Optimizer(optax.chain(scale, decay), config.clip_norm)
+    steps = [optax.scale_by_factored_rms(config.factored, decay_rate=config.decay_rate), optax.clip_by_block_rms(1.0)]
+    if config.multiply_by_parameter_scale:
+        steps.append(optax.scale_by_param_block_rms())
+    return Optimizer(optax.chain(*steps, optax.add_decayed_weights(config.weight_decay)), config.clip_norm)
+
+
+def clip(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:
+    """(gradients scaled so that their global norm is at most `max_norm`, the norm before). max_norm 0 leaves them alone."""
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in grads.values()))
+    if max_norm == 0:
+        return grads, norm
+    factor = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
+    return {path: g * factor for path, g in grads.items()}, norm
+
+
+def _groups(params: Params) -> tuple[Params, Params]:
+    stacked = {p: a for p, a in params.items() if p.startswith(STACKED)}
+    return stacked, {p: a for p, a in params.items() if p not in stacked}

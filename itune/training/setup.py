@@ -1,0 +1,162 @@
+"""From a RunConfig to everything the loop needs: weights, plan, state, compiled step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from itune.cache import cache_dir
+from itune.config.run import RunConfig
+from itune.data.feed import Reader
+from itune.data.launch import ensure_prepared
+from itune.data.manifest import Manifest
+from itune.data.plan_tasks import PlanTask
+from itune.data.schedule import Plan
+from itune.data.tokenizer import Tokenizer
+from itune.errors import UserError
+from itune.models.config import ModelConfig
+from itune.models.decoder import Compute
+from itune.models.families import read_config
+from itune.models.spec import ModelSpec, Params, init_params, model_spec
+from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding, replicated
+from itune.training.optim import Optimizer, make_optimizer
+from itune.training.step import StepSettings, TrainState, make_train_step
+from itune.weights import resolve
+from itune.weights.load import load_base
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSide:
+    """What is to be learned: known before JAX does any work. No array of it lives on a device."""
+
+    folder: Path
+    model: ModelConfig
+    tokenizer: Tokenizer
+    manifest: Manifest
+    plan: Plan
+    reader: Reader
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.manifest.train]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSide:
+    """What learns: specification, frozen parameters on the mesh, and the compiled step."""
+
+    spec: ModelSpec
+    mesh: jax.sharding.Mesh
+    compute: Compute
+    optimizer: Optimizer
+    frozen: Params
+    base_train: Params
+    train_step: Callable[..., Any]
+
+    def initial_state(self, seed: int) -> TrainState:
+        """Fresh adapters (keyed by seed and path) or the base's own parameters, and an empty optimizer state."""
+        fresh = init_params(self.spec, seed, [p for p in self.spec.paths if p in self.spec.trainable and p not in self.base_train])
+        params = {p: self.place(p, np.asarray(a)) for p, a in fresh.items()}
+        # A copy: the step donates its state, and the base must outlive it.
+        params |= {p: jnp.array(a, copy=True) for p, a in self.base_train.items()}
+        opt_state = jax.jit(self.optimizer.init)(params)
+        step = jax.device_put(jnp.zeros((), jnp.int32), replicated(self.mesh))
+        return TrainState(params, jax.device_put(opt_state, _like_params(opt_state, self)), step)
+
+    def place(self, path: str, array: np.ndarray) -> jax.Array:
+        return jax.device_put(array, param_sharding(self.mesh, self.spec.axes[path], array.shape))
+
+    def put(self, batch):
+        """A host batch on the mesh, rows over data x fsdp."""
+        return jax.device_put(batch, batch_sharding(self.mesh))
+
+    def all_params(self, state: TrainState) -> Params:
+        return {**self.frozen, **state.params}
+
+
+def _like_params(opt_state, side: ModelSide):
+    """Shardings for an optimizer state: moments lie as their parameters do, everything else is copied."""
+
+    def sharding(keys, leaf):
+        names = [str(getattr(k, "key", "")) for k in keys]
+        path = next((n for n in reversed(names) if n in side.spec.axes), None)
+        if path is not None and leaf.shape == side.spec.shapes[path]:
+            return param_sharding(side.mesh, side.spec.axes[path], leaf.shape)
+        return replicated(side.mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, opt_state)
+
+
+def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
+    """Fetches weights if they aren't cached, prepares tasks if their shards aren't, and plans the run.
+
+    Raises: UserError for anything a user can mend.
+    """
+    folder = resolve(config.weights.source)
+    model = read_config(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {model.vocab_size} embeddings")
+    if config.data.row_length > model.max_positions:
+        raise UserError(f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions")
+    manifest = ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), echo=echo)
+    tasks = [PlanTask.from_manifest(task, config.data.split) for task in manifest.train]
+    d = config.data
+    plan = Plan(
+        tasks,
+        seed=config.seed,
+        row_length=d.row_length,
+        supervised_per_row=d.supervised_per_row,
+        segments_per_row=d.segments_per_row,
+        window=d.window,
+        max_epochs=d.max_epochs,
+        feature_lengths=d.feature_lengths,
+    )
+    rows = config.train.steps * config.train.batch_size
+    if plan.ensure_rows(rows) < rows:
+        raise UserError(
+            f"TrainConfig.steps={config.train.steps} x batch_size={config.train.batch_size} need {rows} rows; with "
+            f"DataConfig.max_epochs={d.max_epochs} the mixture gives {plan.num_rows}"
+        )
+    return DataSide(folder, model, tokenizer, manifest, plan, Reader(manifest.train, d.split))
+
+
+def model_side(config: RunConfig, data: DataSide) -> ModelSide:
+    """Loads the weights onto the mesh and builds the jitted step (compiled at its first call)."""
+    try:
+        mesh = make_mesh(config.mesh)
+        check_shapes(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation, num_kv_heads=data.model.num_kv_heads)
+        spec = model_spec(data.model, config.tuning)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    w = config.weights
+    compute = Compute(dtype=w.compute_dtype, scan=w.scan_layers, attention=w.attention, mesh=mesh if mesh.size > 1 else None)
+    place = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731
+    base = load_base(data.folder, spec, place, frozen_dtype=w.compute_dtype)
+    base_train, frozen = spec.partition(base)
+    optimizer = make_optimizer(config.optimizer)
+    settings = StepSettings(
+        num_tasks=len(data.manifest.train),
+        num_segments=data.plan.S,
+        accumulation=config.train.accumulation,
+        dropout_rate=config.train.dropout_rate,
+        compute=compute,
+    )
+    step = jax.jit(make_train_step(spec, optimizer, settings), donate_argnums=0)
+    return ModelSide(spec, mesh, compute, optimizer, frozen, base_train, step)
+
+
+def plan_record(config: RunConfig, data: DataSide) -> dict[str, Any]:
+    """plan.json: shapes, digest, fill, and what each task contributes over the whole run."""
+    summary = data.plan.summary(0, config.train.steps * config.train.batch_size)
+    for task in data.manifest.train:
+        available = task.splits[config.data.split].examples
+        summary["tasks"][task.name] |= {"cluster": task.cluster, "examples_available": available}
+    shapes = {"L": data.plan.L, "T": data.plan.T, "S": data.plan.S, "digest": data.plan.digest}
+    return shapes | {"steps": config.train.steps, "batch_size": config.train.batch_size, "summary": summary}

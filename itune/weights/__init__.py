@@ -1,0 +1,7 @@
+"""Weights from outside: safetensors and GGUF only; nothing is ever unpickled. Importing this loads neither JAX nor NumPy."""
+
+from __future__ import annotations
+
+from itune.weights.resolve import resolve
+
+__all__ = ["resolve"]

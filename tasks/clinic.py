@@ -1,0 +1,100 @@
+"""The synthetic clinic: five clinical uses on invented encounters, ready without a download. Nobody in it exists.
+
+clinic/summary/*   SOAP, history and physical, discharge      clinic/extract/*   JSON: medicines, diagnoses, ...
+clinic/qa/*        answers from the note, with evidence       clinic/explain/*   plain words for the patient
+clinic/classify/*  type of document, urgency by a printed rule
+
+An encounter is in one split for all tasks, and each split has wordings of its own (tasks/synthetic_clinic/wording.py).
+The questions are the held-out cluster: what they take (reading a note, copying from it, saying that something is not
+documented) is practised by the other tasks, but nothing there looks like a question.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from itune.data import RowSource, add_task, load_templates
+from tasks.synthetic_clinic.items import FIELDS, rows
+
+# Change it whenever the generator would write something else.
+VERSION = "1"
+LICENCE = "Apache-2.0"
+
+# part of the name: (cluster, what to do with overlong examples, {task: (metrics, description)})
+_PARTS: dict[str, tuple[str, str, dict[str, tuple[tuple[str, ...], str]]]] = {
+    "summary": (
+        "clinical_summary",
+        "drop",
+        {
+            "soap": (("rouge_l", "token_f1"), "SOAP summary of a dictated visit"),
+            "hp": (("rouge_l", "token_f1"), "history and physical from a dictated visit"),
+            "discharge": (("rouge_l", "token_f1"), "discharge summary from a dictated hospital stay"),
+        },
+    ),
+    "extract": (
+        "clinical_extraction",
+        "drop",
+        {
+            "medications": (
+                ("json_field_f1", "exact_match"),
+                "current and new medicines with dose and frequency, as JSON",
+            ),
+            "diagnoses": (("json_field_f1", "exact_match"), "the patient's own confirmed diagnoses, as JSON"),
+            "procedures": (("json_field_f1", "exact_match"), "tests and procedures done or planned, as JSON"),
+            "allergies": (
+                ("json_field_f1", "exact_match"),
+                "allergies with reactions, or none, or not documented, as JSON",
+            ),
+        },
+    ),
+    "qa": (
+        "clinical_qa",
+        "drop",
+        {
+            "answer": (("exact_match", "token_f1"), "short answer from the note alone"),
+            "evidence": (("exact_match", "token_f1"), "short answer with the sentence that shows it"),
+        },
+    ),
+    "explain": (
+        "clinical_explanation",
+        "truncate_inputs",
+        {"plain": (("rouge_l", "token_f1"), "assessment and plan in plain words for the patient")},
+    ),
+    "classify": (
+        "clinical_classification",
+        "truncate_inputs",
+        {
+            "document_type": (("exact_match", "token_f1"), "type of a clinical document, or none"),
+            "urgency": (("exact_match", "token_f1"), "urgency by the rule in the prompt"),
+        },
+    ),
+}
+_HELD_OUT_PART = "qa"
+
+
+def _register(part: str) -> tuple[str, ...]:
+    cluster, overlong, tasks = _PARTS[part]
+    names = []
+    for short, (metrics, description) in tasks.items():
+        name = f"clinic/{part}/{short}"
+        add_task(
+            name,
+            source=RowSource(functools.partial(rows, name), fields=FIELDS[name], version=VERSION),
+            templates=load_templates(Path(__file__).parent / "templates" / f"clinic_{part}_{short}.yaml"),
+            cluster=cluster,
+            licence=LICENCE,
+            # One identity a cluster: a held-out task may share none with a training task.
+            identity=f"itune/synthetic-clinic/{part}",
+            metrics=metrics,
+            overlong=overlong,
+            version=VERSION,
+            description=f"Synthetic: {description}.",
+        )
+        names.append(name)
+    return tuple(names)
+
+
+_TASKS = {part: _register(part) for part in _PARTS}
+TRAIN_TASKS = tuple(name for part, names in _TASKS.items() if part != _HELD_OUT_PART for name in names)
+HELD_OUT_TASKS = _TASKS[_HELD_OUT_PART]
