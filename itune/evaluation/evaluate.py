@@ -117,10 +117,16 @@ class Evaluator:
         self._generator = Generator(model.spec, {}, model.compute, batch_size=e.generate_batch)
         if self.tasks:
             prepared = [task for _, task in self.tasks]
-            plan = self._plan([PlanTask.from_manifest(t, e.split) for t in prepared], config.data.row_length, config.data.feature_lengths)
+            plan = self._plan(
+                [PlanTask.from_manifest(t, e.split) for t in prepared],
+                config.data.row_length,
+                config.data.feature_lengths,
+            )
             self._examples = self._with_step(plan, Reader(prepared, e.split))
 
-    def snapshot(self, params: dict, check: Callable[[], None], *, generate: bool = True, chat: bool = False) -> Snapshot:
+    def snapshot(
+        self, params: dict, check: Callable[[], None], *, generate: bool = True, chat: bool = False
+    ) -> Snapshot:
         """Losses, completions (unless generate=False) and the chat-template baseline (if asked) under `params`, all of them.
 
         `check` is called between batches and may raise to stop.
@@ -142,7 +148,11 @@ class Evaluator:
     def _plan(self, tasks: list[PlanTask], row_length: int, feature_lengths) -> SequentialPlan:
         e = self.config.evaluation
         return SequentialPlan(
-            tasks, row_length=row_length, feature_lengths=feature_lengths, examples_per_task=e.examples_per_task, batch_size=e.batch_size
+            tasks,
+            row_length=row_length,
+            feature_lengths=feature_lengths,
+            examples_per_task=e.examples_per_task,
+            batch_size=e.batch_size,
         )
 
     def _with_step(self, plan: SequentialPlan, reader) -> _Examples:
@@ -159,7 +169,11 @@ class Evaluator:
                 for s, segment in enumerate(row.segments):
                     group, task = self.tasks[segment.task]
                     name = examples.reader.record(segment.task, segment.record).id
-                    found.append(ExampleLoss(group=group, task=task.name, id=name, nll=float(nll[b, s]), tokens=float(tokens[b, s])))
+                    found.append(
+                        ExampleLoss(
+                            group=group, task=task.name, id=name, nll=float(nll[b, s]), tokens=float(tokens[b, s])
+                        )
+                    )
         order = {(group, task.name): n for n, (group, task) in enumerate(self.tasks)}
         return tuple(sorted(found, key=lambda e: (order[e.group, e.task], e.id)))
 
@@ -169,7 +183,9 @@ class Evaluator:
         e = self.config.evaluation
         chosen = [s for k in range(len(self.tasks)) for s in _segments(examples.plan, k)[:per_task]]
         records = [examples.reader.record(s.task, s.record) for s in chosen]
-        prompts = [prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)]
+        prompts = [
+            prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)
+        ]
         self._generator.params = params
         out = self._generator.generate(prompts, e.generate_tokens, self.tokenizer.eos_id, check=check)
         return tuple(
@@ -203,14 +219,20 @@ class Evaluator:
         }
         length = max(self.config.data.row_length, -(-sum(longest.values()) // 128) * 128)
         plan = SequentialPlan(
-            tasks, row_length=length, feature_lengths=longest, examples_per_task=0, batch_size=self.config.evaluation.batch_size
+            tasks,
+            row_length=length,
+            feature_lengths=longest,
+            examples_per_task=0,
+            batch_size=self.config.evaluation.batch_size,
         )
         return self._with_step(plan, MemoryReader(records))
 
     def _as_chat(self, record: Record) -> Record:
         prompt = render_prompt(self.tokenizer, record.inputs_text, "chat")
         reply = next(span for span in record.spans if span.supervised)
-        return dataclasses.replace(record, spans=(Span(role="user", supervised=False, ids=np.array(prompt, np.int32)), reply))
+        return dataclasses.replace(
+            record, spans=(Span(role="user", supervised=False, ids=np.array(prompt, np.int32)), reply)
+        )
 
 
 def _segments(plan: SequentialPlan, task: int) -> list:
@@ -226,5 +248,10 @@ def _index(records: Sequence[Record]) -> TaskIndex:
     count = lambda supervised: np.array([r.num_tokens(supervised=supervised) for r in records], np.int32)  # noqa: E731
     zeros = np.zeros(n, np.int32)
     return TaskIndex(
-        inputs=count(False), targets=count(True), example_key=np.arange(n, dtype=np.uint64), template=zeros.astype(np.int16), shard=zeros, offset=zeros
+        inputs=count(False),
+        targets=count(True),
+        example_key=np.arange(n, dtype=np.uint64),
+        template=zeros.astype(np.int16),
+        shard=zeros,
+        offset=zeros,
     )

@@ -85,7 +85,7 @@ def _caution(pooled: Pooled, before: float, after: float) -> str:
     if after >= before and pooled.improved > pooled.worsened:
         return " More examples improved than got worse, but those that got worse lost more."
     if after < before and pooled.sign_test_p >= ALPHA:
-        return " So even a split could be chance."
+        return " A split this even could be chance."
     return ""
 
 
@@ -103,7 +103,7 @@ def _metric_sentence(evaluation: Evaluation, counts: MetricCounts) -> str:
     chat = count_metrics(evaluation, "before_chat", "after")
     if chat.total:
         sentence += (
-            f"; against the untrained model in its own chat template, {chat.rose} of {chat.total} are higher and "
+            f"; against the model before training in its own chat template, {chat.rose} of {chat.total} are higher and "
             f"{chat.fell} lower"
         )
     caution = " At so few completions a single task\u2019s change is a hint, not a result." if _few(sizes) else ""

@@ -39,7 +39,9 @@ def finish_run(
     scored = _metrics(config, states, model_dir, console)
     evals = {name: _eval(name, snapshot, scored) for name, snapshot in states.items() if snapshot is not None}
     sensitive = {task.name for task in manifest.tasks() if task.sensitive}
-    write_predictions(model_dir / "predictions.jsonl", _predictions(states, scored), sensitive=sensitive, show_text=show_text)
+    write_predictions(
+        model_dir / "predictions.jsonl", _predictions(states, scored), sensitive=sensitive, show_text=show_text
+    )
     evaluation = Evaluation(
         before=evals.get("before"),
         before_chat=evals.get("before_chat"),
@@ -54,7 +56,9 @@ def finish_run(
     return write_report(model_dir, show_text=show_text)
 
 
-def _metrics(config: RunConfig, states: Mapping[str, Snapshot | None], model_dir: Path, console: Console) -> dict[str, Any]:
+def _metrics(
+    config: RunConfig, states: Mapping[str, Snapshot | None], model_dir: Path, console: Console
+) -> dict[str, Any]:
     """{"tasks": ...} from the metric process; without it, losses still stand."""
     tasks: dict[str, Any] = {}
     reference = states["after"]
@@ -90,7 +94,9 @@ def _eval(name: str, snapshot: Snapshot, scored: dict[str, Any]):
 def _predictions(states: Mapping[str, Snapshot | None], scored: dict[str, Any]) -> list[Prediction]:
     after = states["after"]
     losses = {name: {(e.group, e.task, e.id): e.loss for e in s.losses} for name, s in states.items() if s is not None}
-    texts = {name: {(c.group, c.task, c.id): c.text for c in s.completions} for name, s in states.items() if s is not None}
+    texts = {
+        name: {(c.group, c.task, c.id): c.text for c in s.completions} for name, s in states.items() if s is not None
+    }
     out = []
     for task in dict.fromkeys(c.task for c in (after.completions if after else ())):
         per_example = scored["tasks"].get(task, {}).get("per_example", {})
@@ -143,4 +149,6 @@ def print_plan(record: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     fill = record["summary"]["fill"]
     shape = f"{record['steps']} steps of {record['batch_size']} rows, L={record['L']} T={record['T']} S={record['S']}"
-    console.print(f"{shape}; full: tokens {fill['tokens']:.1%}, supervised {fill['supervised']:.1%}, segments {fill['segments']:.1%}")
+    console.print(
+        f"{shape}; full: tokens {fill['tokens']:.1%}, supervised {fill['supervised']:.1%}, segments {fill['segments']:.1%}"
+    )

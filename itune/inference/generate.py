@@ -67,7 +67,9 @@ def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compu
 class Generator:
     """Greedy completions for lists of token ids."""
 
-    def __init__(self, spec: ModelSpec, params: Params, compute: Compute, *, batch_size: int = 32, max_length: int | None = None):
+    def __init__(
+        self, spec: ModelSpec, params: Params, compute: Compute, *, batch_size: int = 32, max_length: int | None = None
+    ):
         self.spec, self.params, self.batch_size = spec, params, batch_size
         self.max_length = max_length or spec.config.max_positions
 
@@ -77,7 +79,9 @@ class Generator:
 
         self._run = run
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_id: int, *, check=lambda: None) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_id: int, *, check=lambda: None
+    ) -> list[list[int]]:
         """One completion a prompt, in order, without EOS. Prompts of like length are decoded together.
 
         `check` is called between batches and may raise to stop.
@@ -85,13 +89,17 @@ class Generator:
         """
         return [tokens for tokens, _ in self.generate_with_gaps(prompts, max_new_tokens, eos_id, check=check)]
 
-    def generate_with_gaps(self, prompts, max_new_tokens: int, eos_id: int, *, check=lambda: None) -> list[tuple[list[int], list[float]]]:
+    def generate_with_gaps(
+        self, prompts, max_new_tokens: int, eos_id: int, *, check=lambda: None
+    ) -> list[tuple[list[int], list[float]]]:
         """As `generate`, with the gap between the two best logits at each new token (a near tie explains a difference)."""
         for i, prompt in enumerate(prompts):
             if not prompt:
                 raise UserError(f"prompt {i} is empty: there is nothing to continue")
             if len(prompt) + max_new_tokens > self.max_length:
-                raise UserError(f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the model's {self.max_length} positions")
+                raise UserError(
+                    f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the model's {self.max_length} positions"
+                )
         results: list = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for start in range(0, len(order), self.batch_size):

@@ -160,7 +160,9 @@ def _backward_one(q_NRK, k_NCK, v_NCK, segments_NC, first_N, out_NRK, lse_NR, do
             dk_all = dk_all.at[j].add(_dot(ds, q, ((0,), (0,))))
             return dq + _dot(ds, k, ((1,), (0,))), dk_all, dv_all
 
-        dq, dk_all, dv_all = lax.fori_loop(first_N[i], i + 1, key_block, (jnp.zeros(q.shape, jnp.float32), dk_all, dv_all))
+        dq, dk_all, dv_all = lax.fori_loop(
+            first_N[i], i + 1, key_block, (jnp.zeros(q.shape, jnp.float32), dk_all, dv_all)
+        )
         return dq_all.at[i].set(dq.astype(dq_all.dtype)), dk_all, dv_all
 
     zeros = jnp.zeros(k_NCK.shape, jnp.float32)
@@ -215,5 +217,8 @@ def cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B):
     own = jnp.einsum("bgrk,bgk->bgr", q_BGRK, k_BGK, preferred_element_type=jnp.float32)[..., None]
     top = jnp.maximum(cached.max(axis=-1, keepdims=True), own)
     p_cached, p_own = jnp.exp(cached - top), jnp.exp(own - top)
-    out = jnp.einsum("bgrm,bgmk->bgrk", p_cached.astype(v_BGMK.dtype), v_BGMK) + p_own.astype(v_BGK.dtype) * v_BGK[:, :, None]
+    out = (
+        jnp.einsum("bgrm,bgmk->bgrk", p_cached.astype(v_BGMK.dtype), v_BGMK)
+        + p_own.astype(v_BGK.dtype) * v_BGK[:, :, None]
+    )
     return (out / (p_cached.sum(axis=-1, keepdims=True) + p_own)).astype(q_BHK.dtype).reshape(B, H, K)

@@ -47,9 +47,7 @@ class WeightsConfig:
         if self.compute_dtype not in DTYPES:
             raise ValueError(f"WeightsConfig.compute_dtype={self.compute_dtype!r} must be one of {DTYPES}")
         if self.attention not in ("auto", "blockwise", "reference"):
-            raise ValueError(
-                f"WeightsConfig.attention={self.attention!r} must be 'auto', 'blockwise' or 'reference'"
-            )
+            raise ValueError(f"WeightsConfig.attention={self.attention!r} must be 'auto', 'blockwise' or 'reference'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

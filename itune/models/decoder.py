@@ -106,7 +106,9 @@ class Decoder(nnx.Module):
 
     def __init__(self, c: ModelConfig, lora: LoRAConfig | None = None, *, adapters: int = 1, rngs: nnx.Rngs):
         self.config = c
-        self.embed = parameter(nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), embedding_stddev(c.width))
+        self.embed = parameter(
+            nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), embedding_stddev(c.width)
+        )
         self.layers = Block(c, lora, stack=(c.num_layers,), adapters=adapters, rngs=rngs)
         self.final_norm = RMSNorm(c.width, c.norm_eps)
         if not c.tied_embeddings:
@@ -132,7 +134,16 @@ class Decoder(nnx.Module):
             outputs.append(out)
         return carry, jax.tree.map(lambda *o: jnp.stack(o), *outputs)
 
-    def hidden(self, tokens_BL, segment_ids_BL, positions_BL, compute: Compute, dropout: Dropout = NO_DROPOUT, *, keep_cache: bool = False):
+    def hidden(
+        self,
+        tokens_BL,
+        segment_ids_BL,
+        positions_BL,
+        compute: Compute,
+        dropout: Dropout = NO_DROPOUT,
+        *,
+        keep_cache: bool = False,
+    ):
         """Final hidden states [B, L, D]; with `keep_cache` also every layer's keys and values, two [N, B, L, G, K]."""
         x_BLD = self.embed[...][tokens_BL].astype(compute.dtype)
 

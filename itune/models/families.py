@@ -120,7 +120,9 @@ def _check(family: Family, raw: dict[str, Any], path: Path) -> None:
     for name, value in raw.items():
         if name in family.neutral:
             if value not in family.neutral[name]:
-                raise UserError(f"{path}: {name}={json.dumps(value)} is not supported (only {family.neutral[name][0]!r})")
+                raise UserError(
+                    f"{path}: {name}={json.dumps(value)} is not supported (only {family.neutral[name][0]!r})"
+                )
         elif name in family.required or name in family.defaults or name in family.ignored or name.startswith("_"):
             continue
         elif value not in OFF:
@@ -165,6 +167,8 @@ def _model_config(family: str, raw: dict[str, Any], path: Path) -> ModelConfig:
 
 def _check_shapes(c: ModelConfig, path: Path) -> None:
     if c.num_heads % c.num_kv_heads:
-        raise UserError(f"{path}: num_attention_heads={c.num_heads} must divide by num_key_value_heads={c.num_kv_heads}")
+        raise UserError(
+            f"{path}: num_attention_heads={c.num_heads} must divide by num_key_value_heads={c.num_kv_heads}"
+        )
     if c.head_dim % 2 or not c.head_dim:
         raise UserError(f"{path}: head_dim={c.head_dim} must be even: rotary positions turn pairs")

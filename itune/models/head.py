@@ -27,7 +27,9 @@ def head_loss(hidden_PD, head_VD, targets_P, weights_P, *, chunk: int = CHUNK, t
     Returns: (sum of weights * nll, a scalar that differentiates; nll [P] in nats, float32, that doesn't).
     """
     targets_P, weights_P = jnp.asarray(targets_P), jnp.asarray(weights_P)
-    order = jnp.argsort(weights_P == 0, stable=True)  # real positions first, so that whole chunks of padding can be skipped
+    order = jnp.argsort(
+        weights_P == 0, stable=True
+    )  # real positions first, so that whole chunks of padding can be skipped
     pad = -len(targets_P) % chunk
     order = jnp.pad(order, (0, pad), constant_values=len(targets_P) - 1)
     weights = weights_P[order].at[len(targets_P) :].set(0.0)
@@ -39,7 +41,9 @@ def head_loss(hidden_PD, head_VD, targets_P, weights_P, *, chunk: int = CHUNK, t
 
 def _chunk_loss(hidden_CD, head_VD, targets_C, weights_C):
     """nll [C], and the gradient of sum(weights * nll) with respect to the logits, [C, V]."""
-    logits = lax.dot_general(hidden_CD, head_VD.astype(hidden_CD.dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    logits = lax.dot_general(
+        hidden_CD, head_VD.astype(hidden_CD.dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
     top = logits.max(axis=-1, keepdims=True)
     exp = jnp.exp(logits - top)
     total = exp.sum(axis=-1, keepdims=True)
@@ -76,9 +80,15 @@ def _chunked_forward(hidden_PD, head_VD, targets_P, weights_P, chunk, train_head
             dhidden = grad_CV @ head_VD.astype(hidden.dtype)
             if not train_head:
                 return dhead, nll, dhidden
-            return dhead + lax.dot_general(grad_CV, hidden, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32), nll, dhidden
+            return (
+                dhead + lax.dot_general(grad_CV, hidden, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32),
+                nll,
+                dhidden,
+            )
 
-        out = lax.cond(jnp.any(weights > 0), run, lambda: (dhead, jnp.zeros(chunk, jnp.float32), jnp.zeros_like(hidden)))
+        out = lax.cond(
+            jnp.any(weights > 0), run, lambda: (dhead, jnp.zeros(chunk, jnp.float32), jnp.zeros_like(hidden))
+        )
         return out[0], out[1:]
 
     dhead, (nll, dhidden) = lax.scan(one, dhead, _chunks(hidden_PD, targets_P, weights_P, chunk))

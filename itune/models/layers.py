@@ -73,7 +73,18 @@ class Linear(nnx.Module):
     from the base model (Hu et al. 2021). With several adapters the rows are A equal groups.
     """
 
-    def __init__(self, name: str, d_in: int, d_out: int, axes: tuple[str, str], lora: LoRAConfig | None, *, stack=(), adapters=1, rngs):
+    def __init__(
+        self,
+        name: str,
+        d_in: int,
+        d_out: int,
+        axes: tuple[str, str],
+        lora: LoRAConfig | None,
+        *,
+        stack=(),
+        adapters=1,
+        rngs,
+    ):
         lead = ("layers",) * len(stack)
         self.w = parameter(nnx.Param, rngs(), (*stack, d_in, d_out), (*lead, *axes), d_in**-0.5)
         self.adapted = lora is not None and name in lora.layers
@@ -91,9 +102,37 @@ class Linear(nnx.Module):
         a, b = self.lora_a[...].astype(dtype), (self.lora_b[...] * self.lora_scale).astype(dtype)
         x_BLD = dropout(x_BLD, site)
         if a.shape[0] == 1:
-            return y + (x_BLD @ a[0]) @ b[0]
+            flat = low_rank(x_BLD.reshape(-1, x_BLD.shape[-1]), a[0], b[0])
+            return y + flat.reshape(y.shape)
         grouped = x_BLD.reshape(a.shape[0], -1, x_BLD.shape[-1])
         return y + jnp.matmul(jnp.matmul(grouped, a), b).reshape(y.shape)
+
+
+@jax.custom_vjp
+def low_rank(x_PD, a_DR, b_RF):
+    """(x A) B, with gradients written so that only the thin factors are transposed.
+
+    What autodiff writes makes XLA's CPU backend transpose the wide activations, and redo their elementwise work column by column: a tenth of
+    the whole step.
+    """
+    return (x_PD @ a_DR) @ b_RF
+
+
+def _low_rank_forward(x_PD, a_DR, b_RF):
+    h_PR = x_PD @ a_DR
+    return h_PR @ b_RF, (x_PD, h_PR, a_DR, b_RF)
+
+
+def _low_rank_backward(residuals, dy_PF):
+    x_PD, h_PR, a_DR, b_RF = residuals
+    rows = (((0,), (0,)), ((), ()))
+    dh_PR = dy_PF @ b_RF.T
+    da_RD = jax.lax.dot_general(dh_PR, x_PD, rows, preferred_element_type=jnp.float32)
+    db_RF = jax.lax.dot_general(h_PR, dy_PF, rows, preferred_element_type=jnp.float32)
+    return dh_PR @ a_DR.T, da_RD.T.astype(a_DR.dtype), db_RF.astype(b_RF.dtype)
+
+
+low_rank.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 def rope(x_BLHK, positions_BL, base: float):

@@ -74,7 +74,9 @@ def model_spec(config: ModelConfig, tuning: LoRAConfig | FullConfig | None = Non
     paths = tuple(names)
     shapes = {p: tuple(names[p].shape) for p in paths}
     axes = {p: names[p].get_metadata("logical_axes") for p in paths}
-    return ModelSpec(config, tuning, graphdef, jax.tree.structure(state), paths, shapes, axes, _trainable(names, tuning))
+    return ModelSpec(
+        config, tuning, graphdef, jax.tree.structure(state), paths, shapes, axes, _trainable(names, tuning)
+    )
 
 
 def _trainable(names: dict[str, nnx.Variable], tuning) -> frozenset[str]:
@@ -84,7 +86,9 @@ def _trainable(names: dict[str, nnx.Variable], tuning) -> frozenset[str]:
         return frozenset(p for p, v in names.items() if isinstance(v, LoRAParam))
     chosen = frozenset(p for p in names if any(re.fullmatch(pattern, p) for pattern in tuning.patterns))
     if not chosen:
-        raise ValueError(f"FullConfig.patterns={tuning.patterns} match no parameter; paths look like {sorted(names)[:3]}")
+        raise ValueError(
+            f"FullConfig.patterns={tuning.patterns} match no parameter; paths look like {sorted(names)[:3]}"
+        )
     return chosen
 
 

@@ -38,7 +38,9 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
-        raise ValueError(f"MeshConfig(data, fsdp, tensor)={tuple(getattr(config, a) for a in AXES)} does not cover {len(devices)} devices")
+        raise ValueError(
+            f"MeshConfig(data, fsdp, tensor)={tuple(getattr(config, a) for a in AXES)} does not cover {len(devices)} devices"
+        )
     # Auto axes: jax.make_mesh defaults to Explicit ones, where with_sharding_constraint only asserts.
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -47,12 +49,18 @@ def check_shapes(mesh: Mesh, *, batch_size: int, accumulation: int, num_kv_heads
     """Raises ValueError, in the user's terms, if rows or heads don't divide over the mesh."""
     rows = math.prod(mesh.shape[a] for a in BATCH_AXES)
     if batch_size % (rows * accumulation):
-        raise ValueError(f"TrainConfig.batch_size={batch_size} must divide by data x fsdp x accumulation = {rows * accumulation}")
+        raise ValueError(
+            f"TrainConfig.batch_size={batch_size} must divide by data x fsdp x accumulation = {rows * accumulation}"
+        )
     if num_kv_heads % mesh.shape["tensor"]:
-        raise ValueError(f"MeshConfig.tensor={mesh.shape['tensor']} must divide the model's {num_kv_heads} key-value heads")
+        raise ValueError(
+            f"MeshConfig.tensor={mesh.shape['tensor']} must divide the model's {num_kv_heads} key-value heads"
+        )
 
 
-def param_sharding(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: Mapping[str, str | None] = RULES) -> NamedSharding:
+def param_sharding(
+    mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: Mapping[str, str | None] = RULES
+) -> NamedSharding:
     """The sharding of one parameter by its logical axes. A dimension that its mesh axis does not divide is copied instead.
 
     Raises: KeyError naming a logical axis without a rule.

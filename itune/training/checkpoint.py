@@ -40,7 +40,9 @@ class Checkpoints:
         self.folder = model_dir / "checkpoints"
         policies: list[Any] = [keep_policy.LatestN(config.keep)]
         if config.keep_best:
-            policies.append(keep_policy.BestN(get_metric_fn=lambda m: -m["loss"], n=1, keep_checkpoints_without_metrics=False))
+            policies.append(
+                keep_policy.BestN(get_metric_fn=lambda m: -m["loss"], n=1, keep_checkpoints_without_metrics=False)
+            )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else keep_policy.AnyPreservationPolicy(policies),
             todelete_subdir=None if read_only else DELETED,
@@ -57,7 +59,9 @@ class Checkpoints:
     def save(self, state: TrainState, meta: dict, *, loss: float | None = None) -> None:
         """Starts an asynchronous save of `state` at its own step; `loss` (held-in evaluation) ranks it among the best."""
         step = int(state.step)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(serialization.to_state_dict(_as_dict(state))), meta=ocp.args.JsonSave(meta))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(serialization.to_state_dict(_as_dict(state))), meta=ocp.args.JsonSave(meta)
+        )
         self._manager.save(step, args=items, metrics=None if loss is None else {"loss": loss}, force=True)
         self._unverified.add(step)
 
@@ -88,9 +92,13 @@ class Checkpoints:
         target = serialization.to_state_dict(_as_dict(like))
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), target)
         try:
-            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+            items = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+            )
         except (ValueError, KeyError, TypeError) as e:
-            raise UserError(f"{self.folder / str(step)}: does not fit what this run trains ({str(e).splitlines()[0][:200]})") from None
+            raise UserError(
+                f"{self.folder / str(step)}: does not fit what this run trains ({str(e).splitlines()[0][:200]})"
+            ) from None
         restored = serialization.from_state_dict(_as_dict(like), items["state"])
         return TrainState(restored["params"], restored["opt_state"], jnp.asarray(restored["step"])), items["meta"]
 
@@ -145,7 +153,9 @@ def verify(folder: Path, step: int) -> bool:
     for name, (size, digest) in json.loads(record.read_text())["files"].items():
         path = folder / str(step) / name
         if not path.is_file() or path.stat().st_size != size or _sha256(path) != digest:
-            raise UserError(f"{path}: is damaged (its digest differs from the one recorded when it was saved); remove {folder / str(step)} to continue from an older checkpoint")
+            raise UserError(
+                f"{path}: is damaged (its digest differs from the one recorded when it was saved); remove {folder / str(step)} to continue from an older checkpoint"
+            )
     return True
 
 

@@ -26,10 +26,19 @@ def lock(model_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise UserError(f"{model_dir}: another trainer is at work here ({_holder(file.read())}); wait for it, or give --workdir another folder") from None
+            raise UserError(
+                f"{model_dir}: another trainer is at work here ({_holder(file.read())}); wait for it, or give --workdir another folder"
+            ) from None
         file.seek(0)
         file.truncate()
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.datetime.now().isoformat(timespec="seconds")}, file)
+        json.dump(
+            {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": datetime.datetime.now().isoformat(timespec="seconds"),
+            },
+            file,
+        )
         file.flush()
         try:
             yield

@@ -32,7 +32,9 @@ from itune.training.step import StepMetrics, TrainState
 EXIT_NONFINITE = 3
 
 
-def train(config: RunConfig, *, resume: bool = True, show_text: bool = False, allow_remote_tracker: bool = False) -> int:
+def train(
+    config: RunConfig, *, resume: bool = True, show_text: bool = False, allow_remote_tracker: bool = False
+) -> int:
     """Runs `config` to its end, or on from its newest checkpoint; returns the exit code.
 
     0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient.
@@ -74,11 +76,15 @@ def _run(config, model_dir: Path, resume, show_text, allow_remote_tracker, conso
         run_config=dataclasses.asdict(config),
     )
 
-    before = timed(timings, "evaluation before", lambda: _before(evaluator, model, state, model_dir, console, stop, writer))
+    before = timed(
+        timings, "evaluation before", lambda: _before(evaluator, model, state, model_dir, console, stop, writer)
+    )
     try:
         start = int(state.step)
         size = config.train.batch_size
-        batches = feed(data.plan, data.reader, batch_size=size, start_row=start * size, loss_norm=config.train.loss_norm)
+        batches = feed(
+            data.plan, data.reader, batch_size=size, start_row=start * size, loss_norm=config.train.loss_norm
+        )
         steps = TrainingSteps(config, data, model, evaluator, checkpoints, writer, console, stop)
         state, code = timed(timings, "training", lambda: steps.run(state, batches))
     finally:
@@ -91,7 +97,9 @@ def _run(config, model_dir: Path, resume, show_text, allow_remote_tracker, conso
     after = timed(timings, "evaluation after", lambda: evaluator.snapshot(model.all_params(state), stop.check))
     writer.write({"step": int(state.step), "eval": after.loss_lines()})
     writer.close()
-    report = finish_run(config, data.manifest, data.folder, before, after, timings, model_dir, show_text=show_text, console=console)
+    report = finish_run(
+        config, data.manifest, data.folder, before, after, timings, model_dir, show_text=show_text, console=console
+    )
     console.print(f"Report: {report}", markup=False, highlight=False)
     return 0
 
@@ -108,6 +116,7 @@ class TrainingSteps:
     writer: MetricsWriter
     console: Console
     stop: StopRequest
+    _saved: int = -1
 
     def run(self, state: TrainState, batches: Iterator[Batch]) -> tuple[TrainState, int]:
         """(the last state, an exit code: 0 when every step was made)."""
@@ -130,6 +139,9 @@ class TrainingSteps:
                 if self.stop.exit_code is not None:
                     break
             bar.update(line, completed=int(state.step), status=reader.status)
+        # A signal that came while the last step was being evaluated found nothing saved.
+        if self.stop.exit_code is not None and self._saved != int(state.step) and not reader.flush():
+            self.save(state)
         self.checkpoints.finish()
         return state, (self.stop.exit_code or 0) if int(state.step) < total else 0
 
@@ -137,8 +149,9 @@ class TrainingSteps:
         """Between steps: evaluates and saves if either is due. Returns what was wrong with the newest step, which is then not saved."""
         c, total = self.config, self.config.train.steps
         done = reader.newest
-        save = _every(c.checkpoint.every, done) or done == total or self.stop.exit_code is not None
-        evaluate = _every(c.evaluation.every, done) and done < total
+        stopping = self.stop.exit_code is not None
+        save = _every(c.checkpoint.every, done) or done == total or stopping
+        evaluate = _every(c.evaluation.every, done) and done < total and not stopping
         if not (save or evaluate):
             return None
         problem = reader.flush()
@@ -151,8 +164,12 @@ class TrainingSteps:
             loss = snapshot.pooled_loss("held_in")
             reader.restart_clock()
         if save:
-            self.checkpoints.save(state, _meta(c, self.data, done), loss=loss)
+            self.save(state, loss=loss)
         return problem
+
+    def save(self, state: TrainState, *, loss: float | None = None) -> None:
+        self._saved = int(state.step)
+        self.checkpoints.save(state, _meta(self.config, self.data, self._saved), loss=loss)
 
 
 def _every(interval: int, step: int) -> bool:
@@ -220,7 +237,9 @@ class MetricsReader:
         guilty, everyone = [], []
         for b in range(self.config.train.batch_size):
             for s, segment in enumerate(self.data.plan.row(first + b).segments):
-                name = f"{self.data.task_names[segment.task]}:{self.data.reader.record(segment.task, segment.record).id}"
+                name = (
+                    f"{self.data.task_names[segment.task]}:{self.data.reader.record(segment.task, segment.record).id}"
+                )
                 everyone.append(name)
                 if not np.isfinite(m.example_nll[b, s]):
                     guilty.append(name)
@@ -239,7 +258,11 @@ def dry_run(config: RunConfig, *, output_format: str = "text") -> int:
     data = data_side(config, lambda line: Console(stderr=True).print(line, markup=False, highlight=False))
     record = plan_record(config, data)
     if output_format == "json":
-        print(json.dumps({"config": dataclasses.asdict(config), "digest": config_digest(config), "plan": record}, indent=1))
+        print(
+            json.dumps(
+                {"config": dataclasses.asdict(config), "digest": config_digest(config), "plan": record}, indent=1
+            )
+        )
     else:
         print(to_gin(config))
         print_plan(record, Console())
@@ -272,7 +295,9 @@ def _check_same_run(config: RunConfig, model_dir: Path) -> None:
     for name in set(old) | set(new):
         if name not in free and old.get(name) != new.get(name):
             field, a, b = _first_difference(name, old.get(name), new.get(name))
-            raise UserError(f"{model_dir}: holds a run with {field} = {a!r}, this one has {b!r}; give another --workdir, or --no-resume to start over")
+            raise UserError(
+                f"{model_dir}: holds a run with {field} = {a!r}, this one has {b!r}; give another --workdir, or --no-resume to start over"
+            )
 
 
 def _first_difference(name: str, old, new) -> tuple[str, object, object]:
@@ -298,7 +323,14 @@ def _set_aside(model_dir: Path, console: Console) -> None:
 
 def _meta(config: RunConfig, data: DataSide, step: int) -> dict:
     window, row = data.plan.locate(step * config.train.batch_size)
-    return {"step": step, "window": window, "row": row, "plan": data.plan.digest, "config": config_digest(config), "base": data.folder.name}
+    return {
+        "step": step,
+        "window": window,
+        "row": row,
+        "plan": data.plan.digest,
+        "config": config_digest(config),
+        "base": data.folder.name,
+    }
 
 
 def _restore(checkpoints: Checkpoints, state: TrainState, data: DataSide, console: Console) -> TrainState | None:
@@ -323,7 +355,9 @@ def _restore(checkpoints: Checkpoints, state: TrainState, data: DataSide, consol
     return None
 
 
-def _before(evaluator: Evaluator, model: ModelSide, state: TrainState, model_dir: Path, console, stop: StopRequest, writer) -> Snapshot:
+def _before(
+    evaluator: Evaluator, model: ModelSide, state: TrainState, model_dir: Path, console, stop: StopRequest, writer
+) -> Snapshot:
     """The evaluation before step 1: made once, kept beside the run, read back when it resumes."""
     path = model_dir / ".evaluation-before.json"
     if int(state.step) > 0 and path.is_file():

@@ -33,14 +33,24 @@ def cut_back(path: Path, step: int) -> None:
 class MetricsWriter:
     """Appends one JSON object a line; mirrors scalars to TensorBoard and, if asked for, to Weights & Biases."""
 
-    def __init__(self, model_dir: Path, config: LoggingConfig, *, sensitive: bool, allow_remote: bool = False, run_config: dict | None = None):
+    def __init__(
+        self,
+        model_dir: Path,
+        config: LoggingConfig,
+        *,
+        sensitive: bool,
+        allow_remote: bool = False,
+        run_config: dict | None = None,
+    ):
         self._file = (model_dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._events = None
         if config.tensorboard:
             from tensorboardX import SummaryWriter
 
             self._events = SummaryWriter(str(model_dir))
-        self._wandb = _start_wandb(config, model_dir, sensitive, allow_remote, run_config) if config.wandb_project else None
+        self._wandb = (
+            _start_wandb(config, model_dir, sensitive, allow_remote, run_config) if config.wandb_project else None
+        )
 
     def write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
@@ -71,15 +81,27 @@ def _scalars(record: dict, prefix: str = ""):
 
 def _start_wandb(config: LoggingConfig, model_dir: Path, sensitive: bool, allow_remote: bool, run_config: dict | None):
     if sensitive and not allow_remote:
-        raise UserError("LoggingConfig.wandb_project: the mixture holds a sensitive task; its metrics leave this machine only with --allow_remote_tracker")
+        raise UserError(
+            "LoggingConfig.wandb_project: the mixture holds a sensitive task; its metrics leave this machine only with --allow_remote_tracker"
+        )
     try:
         import wandb
     except ImportError:
-        raise UserError("LoggingConfig.wandb_project is set but wandb is not installed: pip install 'itune[wandb]'") from None
-    return wandb.init(project=config.wandb_project, dir=str(model_dir), config=run_config, resume="allow", id=model_dir.name)
+        raise UserError(
+            "LoggingConfig.wandb_project is set but wandb is not installed: pip install 'itune[wandb]'"
+        ) from None
+    return wandb.init(
+        project=config.wandb_project, dir=str(model_dir), config=run_config, resume="allow", id=model_dir.name
+    )
 
 
 def progress_bar(console: Console) -> Progress:
     """step, loss, real and supervised tokens a second, time left."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    ]
     return Progress(*columns, console=console, transient=False)

@@ -42,7 +42,10 @@ class Optimizer:
 
     def init(self, params: Params) -> Any:
         stacked, single = _groups(params)
-        return {"stacked": jax.vmap(self.transform.init)(stacked) if stacked else {}, "single": self.transform.init(single) if single else {}}
+        return {
+            "stacked": jax.vmap(self.transform.init)(stacked) if stacked else {},
+            "single": self.transform.init(single) if single else {},
+        }
 
     def update(self, grads: Params, state: Any, params: Params, rate) -> tuple[Params, Any]:
         """params - rate * update. `grads` are already divided and clipped."""

@@ -61,7 +61,9 @@ class ModelSide:
 
     def initial_state(self, seed: int) -> TrainState:
         """Fresh adapters (keyed by seed and path) or the base's own parameters, and an empty optimizer state."""
-        fresh = init_params(self.spec, seed, [p for p in self.spec.paths if p in self.spec.trainable and p not in self.base_train])
+        fresh = init_params(
+            self.spec, seed, [p for p in self.spec.paths if p in self.spec.trainable and p not in self.base_train]
+        )
         params = {p: self.place(p, np.asarray(a)) for p, a in fresh.items()}
         # A copy: the step donates its state, and the base must outlive it.
         params |= {p: jnp.array(a, copy=True) for p, a in self.base_train.items()}
@@ -102,9 +104,13 @@ def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
     model = read_config(folder)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.vocab_size > model.vocab_size:
-        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {model.vocab_size} embeddings")
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {model.vocab_size} embeddings"
+        )
     if config.data.row_length > model.max_positions:
-        raise UserError(f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions")
+        raise UserError(
+            f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions"
+        )
     manifest = ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), echo=echo)
     tasks = [PlanTask.from_manifest(task, config.data.split) for task in manifest.train]
     d = config.data
@@ -131,12 +137,19 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     """Loads the weights onto the mesh and builds the jitted step (compiled at its first call)."""
     try:
         mesh = make_mesh(config.mesh)
-        check_shapes(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation, num_kv_heads=data.model.num_kv_heads)
+        check_shapes(
+            mesh,
+            batch_size=config.train.batch_size,
+            accumulation=config.train.accumulation,
+            num_kv_heads=data.model.num_kv_heads,
+        )
         spec = model_spec(data.model, config.tuning)
     except ValueError as error:
         raise UserError(str(error)) from None
     w = config.weights
-    compute = Compute(dtype=w.compute_dtype, scan=w.scan_layers, attention=w.attention, mesh=mesh if mesh.size > 1 else None)
+    compute = Compute(
+        dtype=w.compute_dtype, scan=w.scan_layers, attention=w.attention, mesh=mesh if mesh.size > 1 else None
+    )
     place = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731
     base = load_base(data.folder, spec, place, frozen_dtype=w.compute_dtype)
     base_train, frozen = spec.partition(base)

@@ -75,7 +75,9 @@ def batch_loss(spec: ModelSpec, params: Params, batch: Batch, compute: Compute, 
     hidden_BLD = model.hidden(batch.tokens, batch.segment_ids, batch.positions, compute, dropout)
     hidden_BTD = jnp.take_along_axis(hidden_BLD, batch.loss_index[..., None], axis=1)
     train_head = ("embed" if spec.config.tied_embeddings else "head") in spec.trainable
-    total, nll_BT = _head(hidden_BTD, model.head_weights(), batch.loss_targets, batch.loss_weights, train_head, compute.mesh)
+    total, nll_BT = _head(
+        hidden_BTD, model.head_weights(), batch.loss_targets, batch.loss_weights, train_head, compute.mesh
+    )
     return total, nll_BT
 
 
@@ -89,7 +91,9 @@ def _head(hidden_BTD, head_VD, targets_BT, weights_BT, train_head: bool, mesh: M
     if mesh is not None and mesh.size > 1:
         # Each device takes its own rows through the head: sorting out the padding must not move rows between devices.
         rows = P(BATCH_AXES)
-        local = jax.shard_map(local, mesh=mesh, in_specs=(rows, P(), rows, rows), out_specs=(rows, rows), check_vma=False)
+        local = jax.shard_map(
+            local, mesh=mesh, in_specs=(rows, P(), rows, rows), out_specs=(rows, rows), check_vma=False
+        )
     total, nll_BT = local(hidden_BTD, head_VD, targets_BT, weights_BT)
     return total.sum(), nll_BT
 
@@ -136,7 +140,9 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
         params, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams["learning_rate"])
         # Inside jit, because buffers are donated and the loop reads metrics a step late: afterwards there is no way back.
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-        new = TrainState(jax.tree.map(keep, params, state.params), jax.tree.map(keep, opt_state, state.opt_state), state.step + 1)
+        new = TrainState(
+            jax.tree.map(keep, params, state.params), jax.tree.map(keep, opt_state, state.opt_state), state.step + 1
+        )
         return new, step_metrics(batch, total, weight, nll_BT, grad_norm, finite)
 
     def step_metrics(batch, total, weight, nll_BT, grad_norm, finite):

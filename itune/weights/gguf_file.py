@@ -86,7 +86,9 @@ class GGUFFile:
         for key in ("attention.value_length", "rope.dimension_count"):
             other = self.metadata.get(f"llama.{key}", head_dim)
             if other != head_dim:
-                raise UserError(f"{self.where}: llama.{key} is {other}, not supported other than the key width, {head_dim}")
+                raise UserError(
+                    f"{self.where}: llama.{key} is {other}, not supported other than the key width, {head_dim}"
+                )
         config = {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -142,7 +144,9 @@ class GGUFFile:
         try:
             array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError:
-            raise UserError(f"{self.where}: {ours} is {tensor.tensor_type.name}, which gguf cannot dequantise") from None
+            raise UserError(
+                f"{self.where}: {ours} is {tensor.tensor_type.name}, which gguf cannot dequantise"
+            ) from None
         if theirs.endswith("q_proj.weight"):
             array = unpermute(array, int(self.need("attention.head_count")))
         elif theirs.endswith("k_proj.weight"):

@@ -77,7 +77,9 @@ def _merges(metadata: dict[str, Any], vocab: dict[str, int], where: str) -> list
 
 def _add(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
     """Control and user-defined tokens match whole, wherever they stand in a text; control tokens are left out in decoding."""
-    control = [AddedToken(t, normalized=False, special=True) for t, kind in zip(tokens, types, strict=True) if kind == CONTROL]
+    control = [
+        AddedToken(t, normalized=False, special=True) for t, kind in zip(tokens, types, strict=True) if kind == CONTROL
+    ]
     defined = [AddedToken(t, normalized=False) for t, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED]
     tokenizer.add_special_tokens(control)
     tokenizer.add_tokens(defined)

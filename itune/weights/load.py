@@ -56,12 +56,16 @@ def load_base(folder: Path, spec: ModelSpec, place: Placer | None = None, *, fro
             seen.update(names)
             array = np.stack(arrays) if "{n}" in theirs else arrays[0]
             if array.shape != spec.shapes[path]:
-                raise UserError(f"{folder}: {names[0]} has shape {array.shape}, config.json asks for {spec.shapes[path]}")
+                raise UserError(
+                    f"{folder}: {names[0]} has shape {array.shape}, config.json asks for {spec.shapes[path]}"
+                )
             array = array.astype(np.float32 if path in spec.trainable else jnp.dtype(frozen_dtype))
             params[path] = place(path, array)
         extra = sorted(set(where) - seen - ({"lm_head.weight"} if spec.config.tied_embeddings else set()))
         if extra:
-            raise UserError(f"{folder}: tensor {extra[0]!r} has no place in a {spec.config.family} model ({len(extra)} such)")
+            raise UserError(
+                f"{folder}: tensor {extra[0]!r} has no place in a {spec.config.family} model ({len(extra)} such)"
+            )
     return params
 
 

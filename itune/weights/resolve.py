@@ -68,7 +68,9 @@ def _file(path: Path, echo: Echo) -> Path:
     if path.suffix in PICKLED:
         raise UserError(f"{path.parent}: {_refusal(path.name)}")
     if path.suffix != ".gguf":
-        raise UserError(f"{path}: weights are a .gguf file or a Hugging Face folder; for safetensors, name their folder")
+        raise UserError(
+            f"{path}: weights are a .gguf file or a Hugging Face folder; for safetensors, name their folder"
+        )
     digest = sha256(path)
     name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-.") or "model"
     return _cached(name, digest, {"file": path.name}, lambda: path, echo)

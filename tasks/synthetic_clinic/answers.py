@@ -131,8 +131,9 @@ def _lines(**parts: str) -> str:
 
 def soap_summary(writer: NoteWriter, note: Note) -> str:
     encounter = writer.encounter
+    allergies = allergies_text(writer, reactions=False)
     return _lines(
-        S=f"{encounter.age}-year-old {writer.noun()}: {complaint_text(writer)}. Allergies: {allergies_text(writer, reactions=False)}",
+        S=f"{encounter.age}-year-old {writer.noun()}: {complaint_text(writer)}. Allergies: {allergies}",
         O=f"{vitals_text(writer)}. {capitalise(writer.findings()[0])}",
         A=assessment_text(writer, note),
         P=plan_text(writer, note),

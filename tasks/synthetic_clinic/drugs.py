@@ -93,7 +93,7 @@ _ALL = (
         "mg",
         "5 bid, 10 bid",
         "thins the blood to prevent clots",
-        avoid=("ulcer bleed", "pregnancy", "anemia"),
+        avoid=("ulcer bleed", "pregnancy"),
     ),
     # Diabetes, thyroid, bone
     _drug("metformin", "mg", "500 bid, 850 bid, 1000 bid", "lowers blood sugar", avoid=("kidney disease",)),

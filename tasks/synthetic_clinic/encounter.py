@@ -197,9 +197,7 @@ def make_encounter(number: int) -> Encounter:
         denied_flag=denied_flag,
         days=_choose_days(rng, condition, level),
         stay_days=rng.randint(2, 6),
-        follow_up_days={"E": rng.choice((2, 3, 7)), "U": rng.choice((2, 3, 7)), "R": rng.choice((14, 28, 42, 84))}[
-            level
-        ],
+        follow_up_days=_choose_follow_up(rng, condition, level),
         smoking=rng.choice(("never", "former", "current", "", "")),
     )
 
@@ -339,6 +337,12 @@ def _choose_days(rng: random.Random, condition: Condition, level: str) -> int:
     if level == "E":
         return 1 if condition.flag else rng.randint(1, 4)
     return rng.choice((14, 21, 28, 42)) if condition.chronic and level == "R" else rng.randint(2, 6)
+
+
+def _choose_follow_up(rng: random.Random, condition: Condition, level: str) -> int:
+    if level != "R":
+        return rng.choice((2, 3, 7))
+    return rng.choice((28, 42, 84)) if condition.chronic or condition.well else rng.choice((7, 14))
 
 
 def _make_vitals(rng: random.Random, condition: Condition, level: str, *, by_flag: bool) -> Vitals:

@@ -109,8 +109,13 @@ def _allergies(item: Item) -> Row:
     return _row(item.any_note(writer), answers.allergies_json(writer), item.encounter.allergy_status)
 
 
-# One in twenty each; conflicts are few, and as many notes without one are asked about.
-_ANSWER_KINDS = (*(FOUND,) * 14, "conflict", "no_conflict", "negated", "family", "not_documented", "not_documented")
+# Most encounters cannot give a plausible conflict and ask for a fact instead: conflicts come out few, about as many as
+# notes without one that are asked about.
+_ANSWER_KINDS = (
+    *(FOUND,) * 10,
+    *("conflict",) * 5,
+    *("no_conflict", "negated", "family", "not_documented", "not_documented"),
+)
 _EVIDENCE_KINDS = (*(FOUND,) * 16, "negated", "family", "not_documented", "not_documented")
 
 

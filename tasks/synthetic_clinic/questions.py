@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tasks.synthetic_clinic.conditions import RED_FLAGS
-from tasks.synthetic_clinic.drugs import ALLERGENS, DRUGS, allowed, conflicts
+from tasks.synthetic_clinic.drugs import ALLERGENS, DRUGS, Allergen, Drug, allowed, conflicts
 from tasks.synthetic_clinic.encounter import FOUND, Encounter, Medication
 from tasks.synthetic_clinic.notes import Note, NoteWriter
 from tasks.synthetic_clinic.procedures import PROCEDURES
@@ -108,27 +108,35 @@ def open_questions(writer: NoteWriter, note: Note) -> list[Question]:
 
 
 def with_conflict(encounter: Encounter) -> tuple[Encounter, Question] | None:
-    """The encounter with one medicine prescribed against a recorded allergy, and the answer; None if none fits.
+    """The encounter with a medicine that goes against a recorded allergy, and the answer; None if none is plausible.
 
-    The one place where the generator breaks its own rule, because spotting that is the point of the item.
+    The one place where the generator breaks its own rule, because spotting that is the point of the item. Either a
+    medicine that the patient has gets an allergy beside it, or one is prescribed that the illness would call for.
     """
-    for allergen, _ in encounter.allergens:
-        others = tuple(a for a, _ in encounter.allergens if a is not allergen)
-        for drug in DRUGS.values():
-            # Everything else about the prescription is sound, and the medicine is not the allergen by name.
-            if (
-                not conflicts(drug, allergen)
-                or drug.name == allergen.name
-                or not allowed(drug, others, encounter.groups)
-            ):
-                continue
-            dose, frequency = drug.regimens[0]
-            kept = tuple(m for m in encounter.home if m.drug.name != drug.name)[:2]
-            started = (Medication(drug=drug, dose=dose, frequency=frequency),)
-            answer = f"Yes: {drug.name} conflicts with the allergy to {allergen.name}."
-            changed = dataclasses.replace(encounter, home=kept, started=started, medicine_status=FOUND)
-            return changed, Question("", answer, f"medicine:{drug.name}")
+    for medication in (*encounter.started, *encounter.home):
+        for allergen in ALLERGENS:
+            if conflicts(medication.drug, allergen) and medication.drug.name != allergen.name:
+                allergens = ((allergen, allergen.reactions[0]),)
+                changed = dataclasses.replace(encounter, allergens=allergens, allergy_status=FOUND)
+                return changed, _conflict(medication.drug, allergen)
+    slots = (*encounter.condition.treat, *encounter.condition.home)
+    for option in (option for slot in slots for option in slot.split(",")):
+        drug = DRUGS[option.partition("@")[0]]
+        for allergen, _ in encounter.allergens:
+            others = tuple(a for a, _ in encounter.allergens if a is not allergen)
+            sound = allowed(drug, others, encounter.groups)
+            if sound and conflicts(drug, allergen) and drug.name != allergen.name:
+                dose, frequency = drug.regimens[0]
+                started = (Medication(drug=drug, dose=dose, frequency=frequency),)
+                home = encounter.home[:2]
+                changed = dataclasses.replace(encounter, home=home, started=started, medicine_status=FOUND)
+                return changed, _conflict(drug, allergen)
     return None
+
+
+def _conflict(drug: Drug, allergen: Allergen) -> Question:
+    answer = f"Yes: {drug.name} conflicts with the allergy to {allergen.name}."
+    return Question("", answer, f"medicine:{drug.name}")
 
 
 def with_negation(encounter: Encounter) -> Encounter:

@@ -116,7 +116,9 @@ class Speaker:
 
     def flag(self, text: str) -> str:
         """ "canonical|train|validation" of a red flag -> this pool's wording."""
-        return text.split("|")[1 + self._side]
+        wording = text.split("|")[1 + self._side]
+        self.used.add(("flag", wording))
+        return wording
 
     def name(self, names: str) -> str:
         """ "canonical|train|validation" -> the canonical name in three of five notes, else this pool's own."""

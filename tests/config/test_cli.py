@@ -33,7 +33,9 @@ def loop(monkeypatch) -> list[tuple]:
     """Stands for itune.training.loop; the calls that it got."""
     calls: list[tuple] = []
     fake = types.ModuleType("itune.training.loop")
-    fake.train = lambda config, *, resume, show_text, allow_remote_tracker: calls.append(("train", config, resume, show_text)) or 75
+    fake.train = lambda config, *, resume, show_text, allow_remote_tracker: (
+        calls.append(("train", config, resume, show_text)) or 75
+    )
     fake.dry_run = lambda config, *, output_format: calls.append(("dry_run", config, output_format)) or 0
     monkeypatch.setitem(sys.modules, "itune.training.loop", fake)
     monkeypatch.setattr(itune.training, "loop", fake, raising=False)

@@ -22,14 +22,24 @@ HELD_IN = {
     "clinic/classify/urgency": ("classification", "accuracy"),
     "clinic/classify/follow_up_needed_within_two_weeks": ("classification", "accuracy"),
 }
-HELD_OUT = {"general/arithmetic_word_problems": ("arithmetic", "final_number"), "general/riddles": ("arithmetic", "my_score")}
+HELD_OUT = {
+    "general/arithmetic_word_problems": ("arithmetic", "final_number"),
+    "general/riddles": ("arithmetic", "my_score"),
+}
 STEPS = 60
 
 
 def task_entry(name: str, cluster: str, metric: str, sensitive: bool = False) -> dict[str, Any]:
     splits = {"validation": {"dir": "d", "fingerprint": "f", "examples": 32, "variants": 1, "skipped": 0}}
     common = {"licence": "Apache-2.0", "identity": name, "overlong": "truncate_inputs", "truncate_side": "right"}
-    facts = {"name": name, "cluster": cluster, "sensitive": sensitive, "rate": 1.0, "metrics": [metric], "splits": splits}
+    facts = {
+        "name": name,
+        "cluster": cluster,
+        "sensitive": sensitive,
+        "rate": 1.0,
+        "metrics": [metric],
+        "splits": splits,
+    }
     return common | facts
 
 
@@ -61,7 +71,12 @@ def write_run(folder: Path, *, sensitive: tuple[str, ...] = (), text: str = "Tak
     manifest: dict[str, Any] = {
         part: [task_entry(n, c, m, n in sensitive) for n, (c, m) in tasks.items()] for part, tasks in groups.items()
     }
-    manifest |= {"format": 1, "mixture": "clinic_mixture", "tokenizer": "3f9a0c", "versions": {"python": "3.11", "seqio": "0.0.20"}}
+    manifest |= {
+        "format": 1,
+        "mixture": "clinic_mixture",
+        "tokenizer": "3f9a0c",
+        "versions": {"python": "3.11", "seqio": "0.0.20"},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "plan.json").write_text(json.dumps(plan(rng)))
     with (folder / "metrics.jsonl").open("w") as file:
@@ -102,8 +117,18 @@ def plan(rng: random.Random) -> dict[str, Any]:
     tasks = {}
     for index, (name, (cluster, _)) in enumerate(HELD_IN.items()):
         share = 0.1 + 0.01 * (index - 4.5)
-        counts = {"examples": round(900 * share), "tokens": round(120_000 * share), "supervised_tokens": round(31_000 * share)}
-        more = {"epochs": 0.3 * index, "truncated": index, "dropped": index % 2, "examples_available": 400, "cluster": cluster}
+        counts = {
+            "examples": round(900 * share),
+            "tokens": round(120_000 * share),
+            "supervised_tokens": round(31_000 * share),
+        }
+        more = {
+            "epochs": 0.3 * index,
+            "truncated": index,
+            "dropped": index % 2,
+            "examples_available": 400,
+            "cluster": cluster,
+        }
         tasks[name] = {"share_asked": share, "share_got": share + 0.004 * rng.random()} | counts | more
     fill = {"tokens": 0.973, "supervised": 0.61, "segments": 0.48}
     shape = {"L": 512, "T": 192, "S": 8, "digest": "9be1c4d2", "steps": STEPS, "batch_size": 4}
@@ -119,7 +144,11 @@ def step_line(rng: random.Random, step: int) -> dict[str, Any]:
     seconds = 9.0 if step == 1 else 4.5 + 0.4 * rng.random()
     line = {"step": step, "loss": fall(1.87), "task_loss": losses, "task_tokens": dict.fromkeys(present, 40)}
     line |= {"tokens": 1990, "supervised_tokens": 520, "tokens_per_s": 1990 / seconds, "fill": 0.97, "seconds": seconds}
-    line |= {"supervised_tokens_per_s": 520 / seconds, "learning_rate": 1e-3 * (1 - step / STEPS) + 1e-4, "row": 4 * step}
+    line |= {
+        "supervised_tokens_per_s": 520 / seconds,
+        "learning_rate": 1e-3 * (1 - step / STEPS) + 1e-4,
+        "row": 4 * step,
+    }
     return line | {"grad_norm": 1.5 + rng.random()}
 
 

@@ -30,7 +30,9 @@ def plain(hidden, head, targets, weights):
 def test_value_and_gradients_equal_the_plain_loss(chunk, train_head):
     hidden, head, targets, weights = data()
     ours = lambda h, e: head_loss(h, e, targets, weights, chunk=chunk, train_head=train_head)  # noqa: E731
-    (total, nll), (dh, de) = jax.value_and_grad(lambda h, e: (lambda t: (3.0 * t[0], t[1]))(ours(h, e)), argnums=(0, 1), has_aux=True)(hidden, head)
+    (total, nll), (dh, de) = jax.value_and_grad(
+        lambda h, e: (lambda t: (3.0 * t[0], t[1]))(ours(h, e)), argnums=(0, 1), has_aux=True
+    )(hidden, head)
     (want, want_nll), (want_dh, want_de) = jax.value_and_grad(
         lambda h, e: (lambda t: (3.0 * t[0], t[1]))(plain(h, e, targets, weights)), argnums=(0, 1), has_aux=True
     )(hidden, head)

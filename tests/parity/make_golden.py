@@ -8,6 +8,7 @@ Writes full references to DIR, for run_parity.py; with --golden also the small f
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers.utils import logging  # noqa: E402
 
 from itune.cache import cache_dir  # noqa: E402
 from itune.weights import resolve  # noqa: E402
@@ -34,7 +36,7 @@ NEW_TOKENS, TOP = 64, 8
 
 
 def encode(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return declared(tokenizer).encode(text, add_special_tokens=False).ids
 
 
 def logits(model, tokenizer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -82,15 +84,19 @@ def check_generate(model, tokenizer, found: list[dict]) -> None:
     """That the loop above is transformers' own greedy search."""
     for row in found[:3]:
         got = model.generate(
-            torch.tensor([row["prompt"]]), max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
+            torch.tensor([row["prompt"]]),
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.eos_token_id,
         )[0, len(row["prompt"]) :].tolist()
         assert got == row["new"], (row["text"], got, row["new"])
 
 
+@functools.cache
 def declared(tokenizer):
     """The same tokenizer, cutting numerals off first as tokenizer.ggml.pre = "smollm" asks (llama.cpp: "\\p{N}", then GPT-2's
-    pattern). transformers does not know that name and passes over it, so its ids differ where white space or another
-    character of the same GPT-2 piece stands before a numeral ("\\n\\n1")."""
+    pattern; its ids equal these). transformers does not know that name and passes over it, so its ids differ in a text in a
+    hundred: where white space, or a character that GPT-2's pattern keeps with it, stands beside a numeral ("\\n\\n1")."""
     from tokenizers import Regex, Tokenizer
     from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
@@ -157,6 +163,7 @@ def main() -> None:
     flags = parser.parse_args()
     flags.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
+    logging.disable_progress_bar()
 
     resolve(MODEL)  # fetches on a fresh machine; the references below read the GGUF file itself
     gguf = fetch_gguf(RELEASES[MODEL], cache_dir() / "downloads", print)

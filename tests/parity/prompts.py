@@ -12,10 +12,10 @@ LOGIT_PROMPTS = (
     "diabetes (metformin 500 mg twice daily), hypertension (lisinopril 10 mg once daily). No known drug allergies. Chest: "
     "crackles at the right base. SpO2 94% on room air, HR 102, BP 128/76. Assessment: community-acquired pneumonia, mild. "
     "Plan: amoxicillin 1 g three times daily for 5 days, review in 48 hours. In plain words for the patient:",
-    "def merge_intervals(intervals):\n    \"\"\"[(1, 4), (3, 6), (8, 9)] -> [(1, 6), (8, 9)].\"\"\"\n    merged = []\n"
+    'def merge_intervals(intervals):\n    """[(1, 4), (3, 6), (8, 9)] -> [(1, 6), (8, 9)]."""\n    merged = []\n'
     "    for start, end in sorted(intervals):\n        if merged and start <= merged[-1][1]:\n"
     "            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))\n        else:\n"
-    "            merged.append((start, end))\n    return merged\n\n\ndef total_length(intervals):\n    \"\"\"How much the union covers.\"\"\"\n    return",
+    '            merged.append((start, end))\n    return merged\n\n\ndef total_length(intervals):\n    """How much the union covers."""\n    return',
     "<|im_start|>system\nYou answer in one short sentence.<|im_end|>\n<|im_start|>user\nA train leaves at 9:40 and arrives "
     "at 13:05. It stops twice on the way, for 12 minutes and for 8 minutes. For how many minutes was the train moving?"
     "<|im_end|>\n<|im_start|>assistant\nFrom 9:40 to 13:05 is 205 minutes; take away the 20 minutes of stops and the",
@@ -23,7 +23,7 @@ LOGIT_PROMPTS = (
     "days.\n3. A map on paper; batteries fail when it is cold.\n4. Oats, nuts, dried apricots, a small bag of salt.\n5. A "
     "whistle.\n\nThings to leave at home:\n\n1. A second book.\n2. The large umbrella.\n3. Anything that must not get wet."
     "\n\nThings people forget:\n\n1.",
-    "Ils ont dit \u00ab bonjour \u00bb, puis \"\u4f60\u597d\", puis \u00b7\u00b7\u00b7 rien. teh quikc brwon fox jmups ovre 12,345.678 lzay dogs!! \u2014 na\u00efve caf\u00e9, "
+    'Ils ont dit \u00ab bonjour \u00bb, puis "\u4f60\u597d", puis \u00b7\u00b7\u00b7 rien. teh quikc brwon fox jmups ovre 12,345.678 lzay dogs!! \u2014 na\u00efve caf\u00e9, '
     "\u00c5ngstr\u00f6m, \u03b1 \u2264 \u03b2, \U0001f642\U0001f9ea and CamelCaseIdentifiers_with_snakes, www.example.org/a?b=c&d=%20e, 0x7fff, 1e-5, "
     "3/4, \u00bd, 10\u207b\u00b3. After all of that noise the sentence goes back to being a perfectly ordinary one about",
 )
@@ -37,7 +37,7 @@ GREEDY_PROMPTS = (
     "Question: What do bees make?\nAnswer:",
     "Translate to French: Good morning, my friend.\nFrench:",
     "def fibonacci(n):\n",
-    "import json\n\n\ndef read_config(path):\n    \"\"\"Reads a JSON file.\"\"\"\n",
+    'import json\n\n\ndef read_config(path):\n    """Reads a JSON file."""\n',
     "The patient was given 500 mg of paracetamol because",
     "Explain in plain words what high blood pressure is.\n\n",
     "12 + 30 = 42. 15 + 27 =",
@@ -48,7 +48,7 @@ GREEDY_PROMPTS = (
     "<|im_start|>system\nYou are terse.<|im_end|>\n<|im_start|>user\nHow do I boil an egg?<|im_end|>\n<|im_start|>assistant\n",
     "Dear Sir or Madam,\n\nI am writing to complain about",
     "In 1969,",
-    "The opposite of \"hot\" is",
+    'The opposite of "hot" is',
 )
 
 # What tokenizers get wrong: digits after white space, runs of white space, other scripts, look-alikes of special tokens.

@@ -20,7 +20,7 @@ CONFIG = {
     "num_key_value_heads": 1,
     "head_dim": 10,
     "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
+    "rms_norm_eps": 0.01,  # large enough to see
     "rope_theta": 5000.0,
     "rope_scaling": None,
     "hidden_act": "silu",
@@ -56,7 +56,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def lora() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """"model.layers.N.NAME" -> (A [rank, in], B [out, rank]), peft's layout; no B is zero."""
+    """ "model.layers.N.NAME" -> (A [rank, in], B [out, rank]), peft's layout; no B is zero."""
     rng = np.random.default_rng(11)
     out = {}
     for n in range(CONFIG["num_hidden_layers"]):

@@ -334,6 +334,16 @@ def test_no_denied_or_familial_illness_among_the_diagnoses():
     assert checked > 500
 
 
+def test_an_open_complaint_is_not_put_as_a_diagnosis():
+    for row in each_row("clinic/extract/diagnoses"):
+        complaint = make_encounter(number_of(row)).condition.complaint
+        if complaint:
+            for key, side in ((key, side) for key in ("diagnosis", "review") for side in (0, 1)):
+                for pattern in PATTERNS[key][side]:
+                    said = pattern.format(name=complaint, name_cap=complaint.capitalize())
+                    assert said.lower() not in row["note"].lower(), row["id"]
+
+
 def test_stopped_and_relatives_medicines_are_no_medications():
     checked = 0
     for row in each_row("clinic/extract/medications"):
@@ -374,8 +384,8 @@ def test_evidence_is_quoted_word_for_word():
 # Words that belong to the form of a summary.
 FRAME = """
 s o a p t hr bp rr spo2 admitted diagnosis tests procedures medicines at discharge allergies next complaint history
-family exam assessment plan year old man woman none known no not documented illness found cause unknown ruled out review in
-hospital now vital signs with for and
+family exam assessment plan year old man woman none known no not documented illness found cause unknown ruled out
+review in hospital now vital signs with for and
 """
 
 

@@ -27,7 +27,9 @@ REFERENCE = Compute(attention="reference")  # compiles in a third of the time
 @functools.cache
 def gradient_function(tuning, compute):
     spec = tiny.spec(tuning)
-    return jax.jit(jax.value_and_grad(lambda train, frozen, batch: batch_loss(spec, {**frozen, **train}, batch, compute)[0]))
+    return jax.jit(
+        jax.value_and_grad(lambda train, frozen, batch: batch_loss(spec, {**frozen, **train}, batch, compute)[0])
+    )
 
 
 def gradients(tuning, params, batch, compute=REFERENCE):
@@ -69,7 +71,9 @@ def test_packed_equals_unpacked_in_loss_and_gradient(tuning, attention):
 def test_scan_and_unrolled_layers_agree():
     spec = tiny.spec("full")
     params, batch = tiny.params(spec), tiny.batch(2)
-    scanned, unrolled = (gradients("full", params, batch, Compute(scan=s, attention="reference")) for s in (True, False))
+    scanned, unrolled = (
+        gradients("full", params, batch, Compute(scan=s, attention="reference")) for s in (True, False)
+    )
     np.testing.assert_allclose(scanned[0], unrolled[0], rtol=1e-6)
     assert_close(scanned[1], unrolled[1], 1e-5)
 
@@ -80,7 +84,9 @@ def test_accumulation_equals_the_big_batch(parts):
     spec = tiny.spec("lora")
     params = tiny.params(spec)
     found = tiny.examples(16, high=30)
-    batch = tiny.pack([found[:3], found[3:4], found[4:7], found[7:8], found[8:11], found[11:12], found[12:15], found[15:]])
+    batch = tiny.pack(
+        [found[:3], found[3:4], found[4:7], found[7:8], found[8:11], found[11:12], found[12:15], found[15:]]
+    )
     one, metrics_one = stepped(params, batch)
     many, metrics_many = stepped(params, batch, accumulation=parts)
     # Adam divides by the gradient's own size, so compare what went into it too.
@@ -103,7 +109,9 @@ def losses_over_20_steps(mesh_config, devices, tuning):
     params = init_params(spec, 0, spec.paths)  # as a run starts: adapters' B factors are zero
     state, frozen = on_mesh(mesh, spec, params, optimizer)
     compute = Compute(mesh=mesh if devices > 1 else None)
-    step = jax.jit(make_train_step(spec, optimizer, StepSettings(num_tasks=3, num_segments=4, compute=compute)), donate_argnums=0)
+    step = jax.jit(
+        make_train_step(spec, optimizer, StepSettings(num_tasks=3, num_segments=4, compute=compute)), donate_argnums=0
+    )
     losses = []
     for n in range(20):
         batch = jax.device_put(tiny.batch(8, seed=n), batch_sharding(mesh))
@@ -144,7 +152,7 @@ def test_loss_weights_scale_examples():
     spec = tiny.spec("lora")
     params, batch = tiny.params(spec), tiny.batch(2)
     doubled = dataclasses.replace(batch, loss_weights=batch.loss_weights * 2)
-    (one, grad_one), (two, grad_two) = gradients('lora', params, batch), gradients('lora', params, doubled)
+    (one, grad_one), (two, grad_two) = gradients("lora", params, batch), gradients("lora", params, doubled)
     np.testing.assert_allclose(two, 2 * one, rtol=1e-6)
     assert_close(grad_two, {p: 2 * g for p, g in grad_one.items()}, 1e-6)
     # Division by the sum of weights makes the update the same.

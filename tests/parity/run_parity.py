@@ -1,0 +1,174 @@
+"""Compares us with the references of make_golden.py, on the real weights; the second half of `make parity`.
+
+    .venv/bin/python tests/parity/run_parity.py --refs DIR
+
+Prints a line per comparison; exits 1 if one fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import tokenizers  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+
+from itune.data.tokenizer import Tokenizer  # noqa: E402
+from itune.inference.generate import Generator  # noqa: E402
+from itune.models.decoder import Compute  # noqa: E402
+from itune.weights import resolve  # noqa: E402
+from tests.parity import corpus, ours, tiny  # noqa: E402
+
+MODEL = "smollm2-135m-instruct"
+MIN_LINES = 10_000
+
+
+class Failed(Exception):
+    """What differs."""
+
+
+def require(good: bool, message: str) -> None:
+    if not good:
+        raise Failed(message)
+
+
+def tensors(folder: Path, refs: Path) -> str:
+    """Bitwise."""
+    theirs = json.loads((refs / "state.json").read_text())
+    found = {}
+    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+        for name in file.keys():
+            found[name] = hashlib.sha256(np.ascontiguousarray(file.get_tensor(name)).tobytes()).hexdigest()
+    require(set(found) == set(theirs), f"names differ: {sorted(set(found) ^ set(theirs))[:4]}")
+    differ = [name for name in found if found[name] != theirs[name]]
+    require(not differ, f"{len(differ)} of {len(found)} differ, {differ[:3]} among them")
+    return f"{len(found)} tensors, each bit as transformers dequantises it"
+
+
+def real_logits(folder: Path, refs: Path) -> str:
+    theirs = np.load(refs / "logits.npz")
+    count = sum(name.startswith("tokens_") for name in theirs.files)
+    prompts = [theirs[f"tokens_{n}"] for n in range(count)]
+    require(count >= 5 and min(map(len, prompts)) >= 64, "too few or too short prompts")
+    largest = 0.0
+    for n, found in enumerate(ours.prompt_logits(*ours.load(folder), prompts)):
+        other = theirs[f"logits_{n}"]
+        largest = max(largest, float(np.abs(found - other).max()))
+        wrong = np.flatnonzero(found.argmax(-1) != other.argmax(-1))
+        require(len(wrong) == 0, f"prompt {n}: argmax differs at positions {wrong[:5].tolist()}")
+    require(largest <= ours.LOGIT_TOLERANCE, f"max abs diff {largest:.2e} > {ours.LOGIT_TOLERANCE}")
+    return f"{count} prompts, {sum(map(len, prompts))} positions: max abs diff {largest:.2e}, same argmax everywhere"
+
+
+def greedy(folder: Path, refs: Path) -> str:
+    rows = json.loads((refs / "greedy.json").read_text())
+    tokenizer = Tokenizer.from_folder(folder)
+    found = Generator(*ours.load(folder), Compute()).generate([row["prompt"] for row in rows], 64, tokenizer.eos_id)
+    faults = []
+    for row, new in zip(rows, found, strict=True):
+        if fault := ours.greedy_difference(new, row, tokenizer.eos_id):
+            faults.append(f"{row['text'][:30]!r} {fault}")
+    require(not faults, "; ".join(faults[:3]))
+    exact = sum(new == [t for t in row["new"] if t != tokenizer.eos_id] for row, new in zip(rows, found, strict=True))
+    return f"{len(rows)} prompts, {sum(map(len, found))} tokens: {exact} the same throughout, {len(rows) - exact} up to a tie"
+
+
+def token_ids(folder: Path, refs: Path) -> str:
+    root = corpus.data_dir()
+    if root is None or not (refs / "tokens.npz").is_file():
+        return "skipped: set ITUNE_DATA_DIR to a folder of real data"
+    lines = corpus.texts(root)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found = [e.ids for e in tokenizer.encode_batch_fast(lines, add_special_tokens=False)]
+    arrays = np.load(refs / "tokens.npz")
+    differ = {}
+    for name in ("declared", "loaded"):
+        theirs = np.split(arrays[f"{name}_ids"], np.cumsum(arrays[f"{name}_lengths"])[:-1])
+        require(len(theirs) == len(lines), "the data changed since the references were made")
+        differ[name] = [i for i, ids in enumerate(found) if ids != theirs[i].tolist()]
+    require(len(lines) >= MIN_LINES, f"only {len(lines)} lines in {root}")
+    require(not differ["declared"], f"{len(differ['declared'])} of {len(lines)} lines differ")
+    # transformers passes over the file's pre-tokenizer; a difference without a numeral would be of another kind.
+    other = [i for i in differ["loaded"] if not any(c.isnumeric() for c in lines[i])]
+    require(not other, f"line {other[:1]} differs from transformers' ids and holds no numeral")
+    same = len(lines) - len(differ["loaded"])
+    require(same >= MIN_LINES, f"only {same} lines have transformers' own ids")
+    return f"{len(lines)} lines equal under the file's pre-tokenizer (smollm), {same} of them under transformers' default as well"
+
+
+def token_lines(folder: Path, refs: Path) -> str:
+    rows = json.loads((refs / "token_lines.json").read_text())
+    tokenizer = Tokenizer.from_folder(folder)
+    differ = [row["text"] for row in rows if tokenizer.encode(row["text"]) != row["ids"]]
+    require(not differ, f"{differ[:3]}")
+    return f"{len(rows)} hard lines of our own equal"
+
+
+def tiny_model(_: Path, refs: Path) -> str:
+    theirs = dict(np.load(refs / "tiny.npz"))
+    require(
+        str(theirs.pop("digest")) == tiny.digest(), "the tiny model is another one here: NumPy's generators differ?"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = tiny.write_folder(Path(scratch))
+        found = ours.tiny_results(folder, lora=False) | ours.tiny_results(folder, lora=True)
+    errors = ours.worst(found, theirs)
+    name = max(errors, key=errors.__getitem__)
+    require(errors[name] <= 1e-4, f"{name}: relative difference {errors[name]:.2e}")
+    return f"{len(errors)} logits, losses and gradients (plain and peft's LoRA): largest relative difference {errors[name]:.1e}"
+
+
+def goldens(_: Path, refs: Path) -> str:
+    """The committed files are what the references still say."""
+    golden = ROOT / "tests" / "golden"
+    theirs, kept = dict(np.load(refs / "tiny.npz")), dict(np.load(golden / "tiny_llama.npz"))
+    require(
+        str(theirs.pop("digest")) == str(kept.pop("digest")), "tiny_llama.npz is of another tiny model; make it anew"
+    )
+    require(max(ours.worst(kept, theirs).values()) <= 1e-5, "tiny_llama.npz differs from the references")
+    for name, ref in (("smollm2_tokens.json", "token_lines.json"), ("smollm2_greedy.json", "greedy.json")):
+        old, new = (json.loads(path.read_text()) for path in (golden / name, refs / ref))
+        key = "ids" if "tokens" in name else "prompt"
+        require([row[key] for row in old] == [row[key] for row in new], f"{name} is of other texts; make it anew")
+    return "tests/golden agrees with the fresh references"
+
+
+CHECKS: dict[str, Callable[[Path, Path], str]] = {
+    "tensors": tensors,
+    "logits": real_logits,
+    "greedy": greedy,
+    "token ids": token_ids,
+    "token lines": token_lines,
+    "tiny llama": tiny_model,
+    "goldens": goldens,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--refs", type=Path, required=True, help="what make_golden.py --out wrote")
+    flags = parser.parse_args()
+    folder, failed = resolve(MODEL), 0
+    for name, check in CHECKS.items():
+        try:
+            print(f"  ok    {name:12} {check(folder, flags.refs)}", flush=True)
+        except (Failed, AssertionError) as error:
+            failed += 1
+            print(f"  FAIL  {name:12} {error}", flush=True)
+    print(f"parity: {len(CHECKS) - failed} of {len(CHECKS)} hold")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

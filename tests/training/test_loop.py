@@ -1,0 +1,175 @@
+"""A run, killed, stopped, damaged or misused: what is promised holds in real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.world import World
+
+QUICK = ("--gin.EvalConfig.generate_per_task=0", "--gin.EvalConfig.chat_baseline=False")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("world"))
+    done = world.train("undisturbed", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return world
+
+
+def final_params(world: World, workdir: str) -> dict[str, np.ndarray]:
+    from itune.training.checkpoint import Checkpoints
+    from itune.training.config import CheckpointConfig
+
+    checkpoints = Checkpoints(world.folder / workdir, CheckpointConfig(), read_only=True)
+    return {path: np.asarray(a) for path, a in checkpoints.restore_params(checkpoints.steps()[-1]).items()}
+
+
+def assert_same_run(world: World, workdir: str) -> None:
+    assert world.losses(workdir) == world.losses("undisturbed")
+    ours, theirs = final_params(world, workdir), final_params(world, "undisturbed")
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+
+
+def wait_for_step(world: World, workdir: str, step: int, process) -> None:
+    deadline = time.monotonic() + 300
+    while max(world.losses(workdir), default=0) < step:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "the run did not get there"
+        time.sleep(0.005)
+
+
+def slowed(world: World, workdir: str):
+    """A run whose steps take long enough to be hit between two of them: evaluation after every step."""
+    return world.start_train(workdir, *QUICK, "--gin.EvalConfig.every=1")
+
+
+def test_kill_9_and_the_same_command_gives_bitwise_the_undisturbed_run(world):
+    process = slowed(world, "killed")
+    wait_for_step(world, "killed", 5, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 5 <= max(world.losses("killed")) < 8
+    resumed = world.train("killed", *QUICK)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on from step" in resumed.stderr
+    assert_same_run(world, "killed")
+
+
+def test_sigterm_saves_exits_75_and_goes_on(world):
+    process = slowed(world, "stopped")
+    wait_for_step(world, "stopped", 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 75, err
+    newest = max(int(p.name) for p in (world.folder / "stopped" / "checkpoints").iterdir() if p.name.isdigit())
+    assert newest == max(world.losses("stopped")), "it saved the step it stopped at"
+    assert world.train("stopped", *QUICK).returncode == 0
+    assert_same_run(world, "stopped")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(world):
+    first = world.train("damaged", *QUICK)
+    assert first.returncode == 0
+    newest = world.folder / "damaged" / "checkpoints" / "8"
+    victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    again = world.train("damaged", *QUICK)
+    assert again.returncode == 0, again.stderr
+    assert "is damaged" in again.stderr and "Going on from step 6" in again.stderr
+    assert_same_run(world, "damaged")
+
+
+def test_a_second_trainer_is_refused_and_told_who_holds_the_directory(world):
+    process = world.start_train("locked", *QUICK, "--gin.EvalConfig.every=1", "--gin.TRAIN_STEPS=2000")
+    try:
+        wait_for_step(world, "locked", 1, process)
+        second = world.train("locked", *QUICK)
+        assert second.returncode == 2
+        assert f"process {process.pid} on" in second.stderr and second.stderr.count("\n") == 1
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_another_config_in_the_same_directory_is_refused_by_name(world):
+    refused = world.train("undisturbed", *QUICK, "--gin.LearningRateConfig.peak=0.5")
+    assert refused.returncode == 2
+    assert "learning_rate.peak = 0.001, this one has 0.5" in refused.stderr
+    assert set(world.losses("undisturbed")) == set(range(1, 9)), "nothing was lost"
+
+
+def test_a_finished_run_is_not_trained_again(world):
+    before = world.metrics("undisturbed")
+    again = world.train("undisturbed", *QUICK)
+    assert again.returncode == 0
+    assert [m for m in world.metrics("undisturbed") if "loss" in m] == [m for m in before if "loss" in m]
+
+
+def test_a_non_finite_loss_stops_the_run_with_the_examples(world):
+    stopped = world.train("exploded", *QUICK, "--gin.LearningRateConfig.peak=1e30", "--gin.AdamWConfig.clip_norm=0.0")
+    assert stopped.returncode == 3, stopped.stderr
+    line = next(line for line in stopped.stderr.splitlines() if "itune: error" in line)
+    assert "is not finite" in stopped.stderr and "toy/" in stopped.stderr, line
+    last = world.metrics("exploded")[-1]
+    assert last["finite"] is False and last["loss"] is None
+
+
+def test_the_run_directory_holds_what_is_promised(world):
+    folder = world.folder / "undisturbed"
+    for name in (
+        "config.gin",
+        "config.json",
+        "manifest.json",
+        "plan.json",
+        "metrics.jsonl",
+        "predictions.jsonl",
+        "evaluation.json",
+        "report.html",
+    ):
+        assert (folder / name).is_file(), name
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["pooled"]["held_in"]["n"] == 12 and set(evaluation["after"]["held_out"]) == {"toy/count"}
+    record = [m for m in world.metrics("undisturbed") if "loss" in m][-1]
+    assert record["supervised_tokens"] == sum(record["task_tokens"].values())
+    assert {"tokens_per_s", "supervised_tokens_per_s", "fill", "learning_rate", "grad_norm", "row"} <= set(record)
+    # An adapter's checkpoint never holds the base.
+    size = sum(p.stat().st_size for p in (folder / "checkpoints" / "8").rglob("*") if p.is_file())
+    assert size < (world.model / "model.safetensors").stat().st_size * 6
+
+
+def test_dry_run_prints_config_and_plan_and_trains_nothing(world):
+    done = world.train("dry", *QUICK, "--dry_run", "--format=json")
+    printed = json.loads(done.stdout)
+    assert printed["config"]["train"]["steps"] == 8
+    assert printed["plan"]["summary"]["tasks"]["toy/add"]["share_asked"] == pytest.approx(2 / 3)
+    assert not (world.folder / "dry" / "metrics.jsonl").exists()
+
+
+def test_training_never_imports_tensorflow_or_seqio(world):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from itune import train; code = train.main(sys.argv[1:]); "
+        "bad = [m for m in ('tensorflow', 'seqio', 'torch') if m in sys.modules]; assert not bad, bad; sys.exit(code)"
+    )
+    arguments = [f"--gin_file={world.recipe}", f"--workdir={world.folder / 'imports'}", *QUICK, "--gin.TRAIN_STEPS=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=world.folder,
+        env=world.environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
