@@ -86,7 +86,7 @@ def line_chart(
     ys = [y for s in drawn for _, y in s.points]
     x_low, x_high = x_range or (min(xs), max(xs))
     y_low, y_high = _y_range(min(ys), max(ys), from_zero)
-    left, right, top, bottom = 44, 12, 10, 32
+    left, right, top, bottom = 44, 15, 10, 32
     if x_high <= x_low:
         x_low, x_high = x_low - 0.5, x_high + 0.5
 
@@ -105,8 +105,9 @@ def line_chart(
     x_ticks = [x for x in ticks(x_low, x_high, max(2, width // 90)) if x == int(x)] or [round(x_low)]
     x_step = x_ticks[1] - x_ticks[0] if len(x_ticks) > 1 else 1.0
     for x in x_ticks:
-        anchor = "end" if px(x) > width - right - 12 else "middle"
-        parts.append(_text(px(x), height - bottom + 15, anchor, tick_label(x, x_step)))
+        written = tick_label(x, x_step)
+        edge = px(x) > width - right - 1 and len(written) > 4  # would stick out
+        parts.append(_text(px(x), height - bottom + 15, "end" if edge else "middle", written))
     parts.append(_text((left + width - right) / 2, height - 3, "middle", x_label))
     parts.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{height - bottom}" y2="{height - bottom}"/>')
     parts += [_draw(s, px, py) for s in drawn]

@@ -1,13 +1,14 @@
 """One model state, measured: teacher-forced loss of each example, and greedy completions of some.
 
-Every chosen example is scored once, packed like training data; sums come back per example, so packing shows in no number.
+Every chosen example is scored once, packed like training data; sums come back per example, so that packing shows in
+no number.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,23 +17,28 @@ import numpy as np
 
 from itune.config.run import RunConfig
 from itune.data.evalplan import SequentialPlan
-from itune.data.feed import Reader, assemble, prompt_ids
+from itune.data.feed import Reader, RecordReader, assemble, prompt_ids
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask, TaskIndex
 from itune.data.prompt import render_prompt
 from itune.data.records import Record, Span
+from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.inference.generate import Generator
 from itune.training.step import make_eval_step
 
 
+Check = Callable[[], None]  # called between batches; raises to stop
+
+
 class Model(Protocol):
     """What evaluation needs of `itune.training.setup.ModelSide`."""
 
-    spec: Any
-    compute: Any
-
+    @property
+    def spec(self) -> Any: ...
+    @property
+    def compute(self) -> Any: ...
     def put(self, batch: Any) -> Any: ...
 
 
@@ -52,7 +58,7 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A state's measurements. chat: the same examples prompted in the model's own chat template, if that was asked for."""
+    """A state's measurements. chat: the same examples in the model's own chat template, if that was asked for."""
 
     losses: tuple[ExampleLoss, ...]
     completions: tuple[Completion, ...] = ()
@@ -101,12 +107,12 @@ class _Examples:
     """A sequential plan, where its records come from, and its compiled step."""
 
     plan: SequentialPlan
-    reader: Any
-    step: Callable
+    reader: RecordReader
+    step: Callable[..., Any]
 
 
 class Evaluator:
-    """Measures any parameters on the run's held-in and held-out examples. The examples are chosen by key, the same for every seed."""
+    """Measures any parameters on the run's held-in and held-out examples, chosen by key: the same for every seed."""
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer, manifest: Manifest, model: Model):
         self.config, self.tokenizer, self.model = config, tokenizer, model
@@ -124,10 +130,8 @@ class Evaluator:
             )
             self._examples = self._with_step(plan, Reader(prepared, e.split))
 
-    def snapshot(
-        self, params: dict, check: Callable[[], None], *, generate: bool = True, chat: bool = False
-    ) -> Snapshot:
-        """Losses, completions (unless generate=False) and the chat-template baseline (if asked) under `params`, all of them.
+    def snapshot(self, params: dict, check: Check, *, generate: bool = True, chat: bool = False) -> Snapshot:
+        """Losses, completions (unless generate=False) and the chat-template baseline (if asked) under all `params`.
 
         `check` is called between batches and may raise to stop.
         """
@@ -141,11 +145,11 @@ class Evaluator:
             baseline = self._measure(self._chat, params, per_task, check)
         return dataclasses.replace(self._measure(self._examples, params, per_task, check), chat=baseline)
 
-    def _measure(self, examples: _Examples, params: dict, per_task: int, check) -> Snapshot:
+    def _measure(self, examples: _Examples, params: dict, per_task: int, check: Check) -> Snapshot:
         losses = self._losses(examples, params, check)
         return Snapshot(losses=losses, completions=self._completions(examples, params, per_task, check))
 
-    def _plan(self, tasks: list[PlanTask], row_length: int, feature_lengths) -> SequentialPlan:
+    def _plan(self, tasks: list[PlanTask], row_length: int, feature_lengths: Mapping[str, int]) -> SequentialPlan:
         e = self.config.evaluation
         return SequentialPlan(
             tasks,
@@ -155,10 +159,10 @@ class Evaluator:
             batch_size=e.batch_size,
         )
 
-    def _with_step(self, plan: SequentialPlan, reader) -> _Examples:
+    def _with_step(self, plan: SequentialPlan, reader: RecordReader) -> _Examples:
         return _Examples(plan, reader, jax.jit(make_eval_step(self.model.spec, plan.S, self.model.compute)))
 
-    def _losses(self, examples: _Examples, params: dict, check) -> tuple[ExampleLoss, ...]:
+    def _losses(self, examples: _Examples, params: dict, check: Check) -> tuple[ExampleLoss, ...]:
         plan, size, found = examples.plan, self.config.evaluation.batch_size, []
         for first in range(0, plan.num_rows, size):
             check()
@@ -177,7 +181,7 @@ class Evaluator:
         order = {(group, task.name): n for n, (group, task) in enumerate(self.tasks)}
         return tuple(sorted(found, key=lambda e: (order[e.group, e.task], e.id)))
 
-    def _completions(self, examples: _Examples, params: dict, per_task: int, check) -> tuple[Completion, ...]:
+    def _completions(self, examples: _Examples, params: dict, per_task: int, check: Check) -> tuple[Completion, ...]:
         if not per_task:
             return ()
         e = self.config.evaluation
@@ -203,7 +207,7 @@ class Evaluator:
         )
 
     def _chat_examples(self) -> _Examples:
-        """The same examples, their prompts rendered by the chat template. Never cut: cutting would take the template's end."""
+        """The same examples, prompted by the chat template. Never cut: cutting would take the template's end."""
         assert self._examples is not None
         source, records = self._examples, []
         for k in range(len(self.tasks)):
@@ -235,7 +239,7 @@ class Evaluator:
         )
 
 
-def _segments(plan: SequentialPlan, task: int) -> list:
+def _segments(plan: SequentialPlan, task: int) -> list[Segment]:
     """The task's examples in the plan, in order of their keys: a prefix is a keyed sample too."""
     keys = plan.tasks[task].index.example_key
     found = [s for i in range(plan.num_rows) for s in plan.row(i).segments if s.task == task]

@@ -19,7 +19,7 @@ from itune.evaluation import metrics_client
 from itune.evaluation.console import print_summary
 from itune.evaluation.evaluate import Completion, Snapshot
 from itune.evaluation.report import write_report
-from itune.evaluation.results import Evaluation, Prediction, notes_from_source, pool, summarise, write_predictions
+from itune.evaluation.results import Eval, Evaluation, Prediction, notes_from_source, pool, summarise, write_predictions
 
 
 def finish_run(
@@ -85,7 +85,7 @@ def _of(snapshot: Snapshot, task: str) -> list[Completion]:
     return sorted((c for c in snapshot.completions if c.task == task), key=lambda c: c.id)
 
 
-def _eval(name: str, snapshot: Snapshot, scored: dict[str, Any]):
+def _eval(name: str, snapshot: Snapshot, scored: dict[str, Any]) -> Eval:
     metrics = {task: values["metrics"].get(name, {}) for task, values in scored["tasks"].items()}
     generated = {task: len(_of(snapshot, task)) for task in scored["tasks"]}
     return summarise(snapshot.losses, metrics, generated)

@@ -1,4 +1,4 @@
-"""Hugging Face config.json -> ModelConfig: a row per family. A field that would change the maths is never passed over."""
+"""Hugging Face config.json -> ModelConfig: a row per family. No field that would change the maths is passed over."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ class Family:
 
 # Of any model: bookkeeping, ids that the tokenizer decides, and what only training from scratch reads.
 BOOKKEEPING = frozenset(
-    "architectures model_type torch_dtype dtype transformers_version use_cache initializer_range bos_token_id eos_token_id "
-    "pad_token_id unk_token_id pretraining_tp unsloth_fixed unsloth_version is_llama_config transformers.js_config".split()
+    (
+        *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "initializer_range", "pretraining_tp"),
+        *("unsloth_fixed", "unsloth_version", "is_llama_config", "transformers.js_config"),
+    )
 )
 
 LLAMA = Family(
@@ -65,7 +68,7 @@ LLAMA = Family(
 FAMILIES = {"llama": LLAMA}
 
 # Of an unknown field: the values that mean "off".
-OFF = (None, False, 0, "", [], {})
+OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -95,7 +98,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _rope_parameters(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Transformers 5 writes rope_parameters={"rope_type": "default", "rope_theta": 1e4}; before it, rope_theta and rope_scaling."""
+    """Transformers 5 writes rope_parameters={"rope_type": "default", "rope_theta": 1e4}; older ones rope_theta."""
     raw = dict(raw)
     both = {"rope_parameters": raw.pop("rope_parameters", None), "rope_scaling": raw.get("rope_scaling")}
     for name, given in both.items():
@@ -128,7 +131,7 @@ def _check(family: Family, raw: dict[str, Any], path: Path) -> None:
         elif value not in OFF:
             known = [*family.required, *family.defaults, *family.neutral]
             raise UserError(
-                f"{path}: itune does not know {name}={json.dumps(value)[:80]}, which may change what the model computes; "
+                f"{path}: itune does not know {name}={json.dumps(value)[:80]}, which may change what is computed; "
                 f"take it out if it does not.{nearest(name, known)}"
             )
 

@@ -1,4 +1,4 @@
-"""Weights from outside: safetensors and GGUF only; nothing is ever unpickled. Importing this loads neither JAX nor NumPy."""
+"""Weights from outside: safetensors and GGUF only; nothing is ever unpickled. Importing this loads no library."""
 
 from __future__ import annotations
 

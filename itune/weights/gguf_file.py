@@ -1,6 +1,6 @@
 """A GGUF file of the llama architecture -> a Hugging Face folder in float32, once.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Quantised tensors are dequantised with the gguf package.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The gguf package reads and dequantises.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file's metadata -> what a Hugging Face folder holds: tokenizer.json and tokenizer_config.json.
+"""The tokenizer in a GGUF file's metadata -> a Hugging Face folder's tokenizer.json and tokenizer_config.json.
 
 Byte-level BPE ("gpt2") only. How text is cut before the merges apply is not in the file, only its name
 (tokenizer.ggml.pre); llama.cpp's source is where the names are defined.
@@ -76,7 +76,7 @@ def _merges(metadata: dict[str, Any], vocab: dict[str, int], where: str) -> list
 
 
 def _add(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
-    """Control and user-defined tokens match whole, wherever they stand in a text; control tokens are left out in decoding."""
+    """Control and user-defined tokens match whole, wherever they stand; control tokens are left out in decoding."""
     control = [
         AddedToken(t, normalized=False, special=True) for t, kind in zip(tokens, types, strict=True) if kind == CONTROL
     ]

@@ -23,8 +23,8 @@ def resolve(source: str, *, echo: Echo | None = None) -> Path:
     """The folder that holds config.json, *.safetensors, tokenizer.json and, where we made it, SOURCE.json.
 
     Args:
-      source: a known model's name, a Hugging Face folder, or a .gguf file. The first is fetched and converted on its first
-        use, the last converted; both are then read from the cache, without a network.
+      source: a known model's name, a Hugging Face folder, or a .gguf file. The first is fetched and converted on its
+        first use, the last converted; both are then read from the cache, without a network.
       echo: takes a line before something slow (default: standard error).
 
     Raises: UserError, one line.
@@ -61,7 +61,7 @@ def _folder(path: Path) -> Path:
 
 
 def _refusal(name: str) -> str:
-    return f"{name} is a pickle, which can run code and is never loaded; convert it to safetensors first (save_pretrained does)"
+    return f"{name} is a pickle: it can run code and is never loaded; convert it to safetensors (save_pretrained does)"
 
 
 def _file(path: Path, echo: Echo) -> Path:

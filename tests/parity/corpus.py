@@ -1,4 +1,4 @@
-"""Texts of real data, for comparing tokenizers: read in place, never copied. Standard library only: both environments import it."""
+"""Texts of real data, for comparing tokenizers: read in place, never copied. Both environments import this."""
 
 from __future__ import annotations
 

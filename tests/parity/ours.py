@@ -126,8 +126,10 @@ def worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[st
 
 
 def greedy_difference(new: Sequence[int], reference: dict, eos_id: int) -> str | None:
-    """None where our new tokens (without EOS) are the reference's, up to a tie: from the first step at which the reference's two
-    best logits are within LOGIT_TOLERANCE, anything may follow."""
+    """None where our new tokens (without EOS) are the reference's, up to a tie.
+
+    From the first step at which the reference's two best logits are within LOGIT_TOLERANCE, anything may follow.
+    """
     theirs = reference["new"][:-1] if reference["new"][-1] == eos_id else reference["new"]
     for step in range(max(len(new), len(theirs))):
         ours_step = new[step] if step < len(new) else eos_id

@@ -1,5 +1,7 @@
 """Texts that the references are made on. Our own wording, synthetic throughout."""
 
+# ruff: noqa: E501  (escapes make short texts long)
+
 from __future__ import annotations
 
 # Each at least 64 tokens: prose, a note with numbers, code, a chat turn, a list, broken spelling and other scripts.

@@ -48,7 +48,7 @@ def tensors(folder: Path, refs: Path) -> str:
     theirs = json.loads((refs / "state.json").read_text())
     found = {}
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        for name in file.keys():
+        for name in file.keys():  # noqa: SIM118 - it is no dict
             found[name] = hashlib.sha256(np.ascontiguousarray(file.get_tensor(name)).tobytes()).hexdigest()
     require(set(found) == set(theirs), f"names differ: {sorted(set(found) ^ set(theirs))[:4]}")
     differ = [name for name in found if found[name] != theirs[name]]
@@ -81,7 +81,7 @@ def greedy(folder: Path, refs: Path) -> str:
             faults.append(f"{row['text'][:30]!r} {fault}")
     require(not faults, "; ".join(faults[:3]))
     exact = sum(new == [t for t in row["new"] if t != tokenizer.eos_id] for row, new in zip(rows, found, strict=True))
-    return f"{len(rows)} prompts, {sum(map(len, found))} tokens: {exact} the same throughout, {len(rows) - exact} up to a tie"
+    return f"{len(rows)} prompts, {sum(map(len, found))} tokens: {exact} the same, {len(rows) - exact} up to a tie"
 
 
 def token_ids(folder: Path, refs: Path) -> str:
@@ -104,7 +104,7 @@ def token_ids(folder: Path, refs: Path) -> str:
     require(not other, f"line {other[:1]} differs from transformers' ids and holds no numeral")
     same = len(lines) - len(differ["loaded"])
     require(same >= MIN_LINES, f"only {same} lines have transformers' own ids")
-    return f"{len(lines)} lines equal under the file's pre-tokenizer (smollm), {same} of them under transformers' default as well"
+    return f"{len(lines)} lines equal under the file's pre-tokenizer (smollm), {same} under transformers' default"
 
 
 def token_lines(folder: Path, refs: Path) -> str:
@@ -126,7 +126,7 @@ def tiny_model(_: Path, refs: Path) -> str:
     errors = ours.worst(found, theirs)
     name = max(errors, key=errors.__getitem__)
     require(errors[name] <= 1e-4, f"{name}: relative difference {errors[name]:.2e}")
-    return f"{len(errors)} logits, losses and gradients (plain and peft's LoRA): largest relative difference {errors[name]:.1e}"
+    return f"{len(errors)} logits, losses and gradients (plain, peft's LoRA): largest relative difference {errors[name]:.1e}"
 
 
 def goldens(_: Path, refs: Path) -> str:

@@ -1,4 +1,4 @@
-"""Against small files that transformers and peft wrote (make_golden.py): no torch here. The whole comparison is `make parity`."""
+"""Against small files that transformers and peft wrote (make_golden.py). The whole comparison is `make parity`."""
 
 from __future__ import annotations
 

