@@ -1,4 +1,7 @@
-"""A whole small world for tests of commands: a random model in Hugging Face layout, a task module, a recipe. Nothing is downloaded."""
+"""A whole small world for tests of commands: a random model in Hugging Face layout, a task module, a recipe.
+
+Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,18 @@ from itune.data import RowSource, Template, add_mixture, add_task
 def _rows(split):
     start, stop = (0, 40) if split == "train" else (40, 52)
     for n in range(start, stop):
-        yield {"id": f"{split}-{n}", "a": str(n % 7), "b": str(n % 5), "sum": str(n % 7 + n % 5), "word": "ab" * (1 + n % 4)}
+        a, b = n % 7, n % 5
+        yield {"id": f"{split}-{n}", "a": str(a), "b": str(b), "sum": str(a + b), "word": "ab" * (1 + n % 4)}
 
 
 SOURCE = RowSource(_rows, fields=("a", "b", "sum", "word"), version="1")
 COMMON = dict(source=SOURCE, licence="Apache-2.0", metrics=("exact_match",))
-add_task("toy/add", templates=[Template("plus", "{a} plus {b} is", "{sum}"), Template("sum", "sum {a} {b}", "{sum}")], cluster="sums", identity="toy/sums", **COMMON)
-add_task("toy/echo", templates=[Template("say", "say {word}", "{word}")], cluster="echo", identity="toy/echo", **COMMON)
-add_task("toy/count", templates=[Template("len", "how long is {word}", "{a}")], cluster="count", identity="toy/count", **COMMON)
+ADD = [Template("plus", "{a} plus {b} is", "{sum}"), Template("sum", "sum {a} {b}", "{sum}")]
+ECHO = [Template("say", "say {word}", "{word}")]
+COUNT = [Template("len", "how long is {word}", "{a}")]
+add_task("toy/add", templates=ADD, cluster="sums", identity="toy/sums", **COMMON)
+add_task("toy/echo", templates=ECHO, cluster="echo", identity="toy/echo", **COMMON)
+add_task("toy/count", templates=COUNT, cluster="count", identity="toy/count", **COMMON)
 add_mixture("toy", [("toy/add", 2.0), ("toy/echo", 1.0)])
 '''
 
@@ -72,7 +79,10 @@ def write_model(folder: Path, *, seed: int = 0) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(SPECIAL)
     tokenizer.save(str(folder / "tokenizer.json"))
-    chat = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+    chat = (
+        "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+    )
     special = {"unk_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[2]}
     (folder / "tokenizer_config.json").write_text(json.dumps(special | {"chat_template": chat}))
     width, mlp, heads, groups, head_dim, layers, vocab = 32, 48, 4, 2, 8, 2, len(vocabulary)

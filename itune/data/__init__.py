@@ -69,7 +69,7 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604, F822 (resolved by __getattr__)
+__all__ = [  # resolved by __getattr__
     "HFVocabulary",
     "JsonSource",
     "METRICS",

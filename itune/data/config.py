@@ -15,8 +15,8 @@ class DataConfig:
       mixture: name of a SeqIO task or mixture (MIXTURE_OR_TASK_NAME).
       modules: Python modules that register tasks when imported (MIXTURE_OR_TASK_MODULE).
       split: the split to train on.
-      feature_lengths: at most this many tokens for {"inputs": n, "targets": m} (TASK_FEATURE_LENGTHS). A longer example is
-        cut or dropped by its task's policy, counted and reported.
+      feature_lengths: at most this many tokens for {"inputs": n, "targets": m} (TASK_FEATURE_LENGTHS). A longer
+        example is cut or dropped by its task's policy, counted and reported.
       row_length: L, tokens a packed row.
       supervised_per_row: T, supervised tokens a row; 0 chooses the smallest that costs under 1 % of fill.
       segments_per_row: S, examples a row at most; 0 chooses from the lengths.

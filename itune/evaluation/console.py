@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +13,7 @@ from itune.evaluation.report import LOSS, change, measured, value_text
 from itune.evaluation.results import GROUPS, STATES, Evaluation
 
 HEADINGS = {"before": "before", "before_chat": "chat*", "after": "after"}
+TASK_WIDTH = 26
 WORDS = {"held_in": "held in", "held_out": "held out"}
 
 
@@ -32,7 +35,7 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
 def _table(evaluation: Evaluation, group: str, names: list[str], states: list[str]) -> Table:
     title = Text(WORDS[group], style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
-    table.add_column("task", max_width=26, overflow="fold")
+    table.add_column("task", max_width=TASK_WIDTH, overflow="fold")
     table.add_column("measure", max_width=14, overflow="fold")
     for state in states:
         table.add_column(HEADINGS[state], justify="right", no_wrap=True)
@@ -43,6 +46,16 @@ def _table(evaluation: Evaluation, group: str, names: list[str], states: list[st
             moved = change(values.get("before"), values.get("after"), measure)
             style = {"better": "green", "worse": "red"}.get(moved["style"], "")
             texts = [Text(value_text(v, measure)) for v in values.values()]
-            first = Text(task if measure == LOSS else "")
+            first = Text(_folded(task) if measure == LOSS else "")
             table.add_row(first, Text(measure), *texts, Text(moved["text"], style=style))
     return table
+
+
+def _folded(name: str) -> str:
+    """A long task name on several lines, broken after a slash or an underscore where there is one."""
+    lines = [""]
+    for piece in re.findall(r"[^/_]*[/_]?", name):
+        if lines[-1] and len(lines[-1]) + len(piece) > TASK_WIDTH:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)

@@ -28,7 +28,6 @@ from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.inference.generate import Generator
 from itune.training.step import make_eval_step
 
-
 Check = Callable[[], None]  # called between batches; raises to stop
 
 

@@ -92,15 +92,17 @@ def _eval(name: str, snapshot: Snapshot, scored: dict[str, Any]) -> Eval:
 
 
 def _predictions(states: Mapping[str, Snapshot | None], scored: dict[str, Any]) -> list[Prediction]:
-    after = states["after"]
+    reference = states["after"]
+    if reference is None:
+        return []
     losses = {name: {(e.group, e.task, e.id): e.loss for e in s.losses} for name, s in states.items() if s is not None}
     texts = {
         name: {(c.group, c.task, c.id): c.text for c in s.completions} for name, s in states.items() if s is not None
     }
     out = []
-    for task in dict.fromkeys(c.task for c in (after.completions if after else ())):
+    for task in dict.fromkeys(c.task for c in reference.completions):
         per_example = scored["tasks"].get(task, {}).get("per_example", {})
-        for n, c in enumerate(_of(after, task)):  # type: ignore[arg-type]
+        for n, c in enumerate(_of(reference, task)):
             key = (c.group, c.task, c.id)
             scores = {state: {m: values[n] for m, values in ms.items()} for state, ms in per_example.items()}
             out.append(
@@ -111,7 +113,9 @@ def _predictions(states: Mapping[str, Snapshot | None], scored: dict[str, Any]) 
                     template=c.template,
                     prompt=c.prompt,
                     target=c.target,
-                    **{name: found.get(key) for name, found in texts.items()},
+                    before=texts["before"].get(key),
+                    before_chat=texts["before_chat"].get(key) if "before_chat" in texts else None,
+                    after=texts["after"].get(key),
                     scores=scores,
                     loss_before=losses["before"].get(key),
                     loss_after=losses["after"].get(key),
@@ -149,6 +153,5 @@ def print_plan(record: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     fill = record["summary"]["fill"]
     shape = f"{record['steps']} steps of {record['batch_size']} rows, L={record['L']} T={record['T']} S={record['S']}"
-    console.print(
-        f"{shape}; full: tokens {fill['tokens']:.1%}, supervised {fill['supervised']:.1%}, segments {fill['segments']:.1%}"
-    )
+    full = ", ".join(f"{name} {share:.1%}" for name, share in fill.items())
+    console.print(f"{shape}; full: {full}")

@@ -89,6 +89,7 @@ def context(run: RunFiles, model_dir: Path, *, show_text: bool) -> dict[str, Any
         "panels": task_panels,
         "panels_note": panels_note,
         "mixture": mixture_rows(run, tasks),
+        "mixture_span": f"all {planned:,} planned steps" if (planned := planned_steps(run)) else "the whole plan",
         "fill": fill_rows(run),
         "speed": panels.speed(run),
         "facts": run_facts(run, model_dir),

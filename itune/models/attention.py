@@ -1,12 +1,15 @@
 """Attention over packed rows: one dispatch, two backends, the same numbers.
 
 Legend: B rows, L tokens, H query heads, G key-value heads (H = G * R), K head width.
-A token attends to earlier tokens of its own segment, and to itself. Padding (segment 0) attends to nothing and yields 0.
+A token attends to earlier tokens of its own segment, and to itself. Padding (segment 0) attends to nothing and
+yields 0.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +27,8 @@ def choose_backend(name: str, length: int) -> str:
         return "blockwise" if jax.default_backend() == "cpu" and length % BLOCK == 0 else "reference"
     if name == "blockwise" and length % BLOCK:
         raise ValueError(
-            f"attention='blockwise' needs rows of a multiple of {BLOCK} tokens, not {length}; 'reference' takes any length"
+            f"attention='blockwise' needs rows of a multiple of {BLOCK} tokens, not {length}; "
+            "'reference' takes any length"
         )
     return name
 
@@ -42,11 +46,13 @@ def attend(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *, backend: str = "auto", mes
     Raises: ValueError if the backend can't take this shape.
     """
     backend = choose_backend(backend, q_BLHK.shape[1])
-    inner = {"reference": reference_attention, "blockwise": blockwise_attention}[backend]
+    backends: dict[str, Callable] = {"reference": reference_attention, "blockwise": blockwise_attention}
+    inner = backends[backend]
     if mesh is None or mesh.size == 1:
         return inner(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
     rows, heads = P(("data", "fsdp"), None, "tensor", None), P(("data", "fsdp"), None)
-    # Attention is independent per row and key-value head: a shard_map keeps the loops local, where automatic partitioning would gather.
+    # Attention is independent per row and key-value head: a shard_map keeps the loops local, where automatic
+    # partitioning would gather.
     return jax.shard_map(inner, mesh=mesh, in_specs=(rows, rows, rows, heads), out_specs=rows, check_vma=False)(
         q_BLHK, k_BLGK, v_BLGK, segment_ids_BL
     )
@@ -66,14 +72,15 @@ def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
     return out.reshape(B, L, H, K)
 
 
-# ---- blockwise -------------------------------------------------------------------------------------------------------------
-# XLA's CPU backend runs batched products at a tenth of the rate of 2-D ones, so everything below is a 2-D product: the R query heads that
-# share a key-value head are stacked into one block of R * BLOCK rows. Packed rows are block-diagonal: the loop over key blocks starts at the
-# first block of the segment of the query block's first token, so cost follows the sum of squares of example lengths.
+# ---- blockwise -------------------------------------------------------------------------------------------------------
+# XLA's CPU backend runs batched products at a tenth of the rate of 2-D ones, so everything below is a 2-D product: the
+# R query heads that share a key-value head are stacked into one block of R * BLOCK rows. Packed rows are
+# block-diagonal: the loop over key blocks starts at the first block of the segment of the query block's first token,
+# so cost follows the sum of squares of example lengths.
 
 
 def _first_key_block(segment_ids_BL):
-    """[B, L/BLOCK] int32: the first key block that each query block can see; one past itself when the block is all padding."""
+    """[B, L/BLOCK] int32: the first key block each query block can see; one past itself if the block is all padding."""
     B, L = segment_ids_BL.shape
     index_L = jnp.arange(L, dtype=jnp.int32)
     starts = segment_ids_BL != jnp.pad(segment_ids_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
@@ -113,7 +120,10 @@ def _dot(a, b, contract):
 
 
 def _forward_one(q_NRK, k_NCK, v_NCK, segments_NC, first_N, scale):
-    """One row and key-value head: output [N, R * BLOCK, K] and log-sum-exp [N, R * BLOCK], by online softmax (Milakov & Gimelshein 2018)."""
+    """One row and key-value head: output [N, R * BLOCK, K] and log-sum-exp [N, R * BLOCK].
+
+    By online softmax (Milakov & Gimelshein 2018).
+    """
     N, rows, K = q_NRK.shape
     repeats = rows // BLOCK
 
@@ -185,7 +195,7 @@ def _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
     B, G, scale = q_BLHK.shape[0], k_BLGK.shape[2], 1.0 / math.sqrt(q_BLHK.shape[3])
     q, k, v = (_split(x, G) for x in (q_BLHK, k_BLGK, v_BLGK))
     segments, first = _loop_inputs(segment_ids_BL, G)
-    out, lse = lax.map(lambda x: _forward_one(*x, scale), (q, k, v, segments, first))
+    out, lse = lax.map(lambda x: _forward_one(*x, scale=scale), (q, k, v, segments, first))
     return _join(out, B, G), (q, k, v, segment_ids_BL, out, lse)
 
 
@@ -195,7 +205,7 @@ def _blockwise_backward(residuals, dout_BLHK):
     G, scale = q.shape[0] // B, 1.0 / math.sqrt(q.shape[-1])
     segments, first = _loop_inputs(segment_ids_BL, G)
     inputs = (q, k, v, segments, first, out, lse, _split(dout_BLHK, G))
-    dq, dk, dv = lax.map(lambda x: _backward_one(*x, scale), inputs)
+    dq, dk, dv = lax.map(lambda x: _backward_one(*x, scale=scale), inputs)
     return _join(dq, B, G), _join(dk, B, G).astype(k.dtype), _join(dv, B, G).astype(v.dtype), None
 
 
@@ -205,7 +215,11 @@ blockwise_attention.defvjp(_blockwise_forward, _blockwise_backward)
 def cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B):
     """One new token a row against its own key and value and the cache's at positions < length_B.
 
-    Args: q_BHK, k_BGK, v_BGK of the new token; k_BGMK, v_BGMK with room for M positions; length_B int32, positions filled before it.
+    Args:
+      q_BHK, k_BGK, v_BGK: of the new token.
+      k_BGMK, v_BGMK: the cache, with room for M positions.
+      length_B: int32, positions filled before it.
+
     Returns: [B, H, K] in q's dtype.
     """
     B, H, K = q_BHK.shape

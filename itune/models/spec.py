@@ -1,6 +1,7 @@
 """The functional boundary: a model as a graph definition plus a flat dict of parameters by path.
 
-`params` is {path: array}, for example "layers/attention/q_proj/lora_a" -> [N, A, D_in, R]. Paths don't know whether layers are scanned.
+`params` is {path: array}, for example "layers/attention/q_proj/lora_a" -> [N, A, D_in, R]. Paths don't know whether
+layers are scanned.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Params = dict[str, jax.Array]
 class ModelSpec:
     """What a model is, without its numbers.
 
-    paths: parameter paths in the graph's order.  shapes, axes: {path: shape}, {path: logical axes}.  trainable: the paths that train.
+    paths: parameter paths in the graph's order.  shapes, axes: {path: shape}, {path: logical axes}.
+    trainable: the paths that train.
     """
 
     config: ModelConfig
@@ -93,8 +95,9 @@ def _trainable(names: dict[str, nnx.Variable], tuning) -> frozenset[str]:
 
 
 def init_params(spec: ModelSpec, seed: int, paths=None) -> Params:
-    """Fresh parameters for `paths` (default: the adapters), keyed by (seed, path): independent of order, devices and of each other.
+    """Fresh parameters for `paths` (default: the adapters).
 
+    Keyed by (seed, path): independent of order, of devices and of each other.
     lora_b is zero, norms are one, everything else normal with the layer's own scale (see `itune.models.layers`).
     """
     import zlib

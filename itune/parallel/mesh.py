@@ -39,7 +39,8 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(
-            f"MeshConfig(data, fsdp, tensor)={tuple(getattr(config, a) for a in AXES)} does not cover {len(devices)} devices"
+            f"MeshConfig(data, fsdp, tensor)={tuple(getattr(config, a) for a in AXES)} "
+            f"does not cover {len(devices)} devices"
         )
     # Auto axes: jax.make_mesh defaults to Explicit ones, where with_sharding_constraint only asserts.
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -61,7 +62,7 @@ def check_shapes(mesh: Mesh, *, batch_size: int, accumulation: int, num_kv_heads
 def param_sharding(
     mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: Mapping[str, str | None] = RULES
 ) -> NamedSharding:
-    """The sharding of one parameter by its logical axes. A dimension that its mesh axis does not divide is copied instead.
+    """The sharding of one parameter by its logical axes. A dimension that its mesh axis does not divide is copied.
 
     Raises: KeyError naming a logical axis without a rule.
     """

@@ -1,7 +1,8 @@
 """Checkpoints: Orbax holds the bytes, this file the promises.
 
-Rename before delete (a kill during garbage collection never leaves a listed step half there), a digest per file (Orbax checks its index, not
-its data: most flipped bits restore silently), asynchronous errors polled each step, and the base's identity beside an adapter.
+Rename before delete (a kill during garbage collection never leaves a listed step half there), a digest per file (Orbax
+checks its index, not its data: most flipped bits restore silently), asynchronous errors polled each step, and the
+base's identity beside an adapter.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 class Checkpoints:
     """The checkpoints of one run, under `<model_dir>/checkpoints/<step>`.
 
-    A checkpoint holds {"state": TrainState as nested dicts, "meta": JSON}. Never the frozen base: an adapter's checkpoint is a few MB.
+    A checkpoint holds {"state": TrainState as nested dicts, "meta": JSON}. Never the frozen base: an adapter's
+    checkpoint is a few MB.
     """
 
     def __init__(self, model_dir: Path, config: CheckpointConfig, *, read_only: bool = False):
@@ -57,7 +59,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, meta: dict, *, loss: float | None = None) -> None:
-        """Starts an asynchronous save of `state` at its own step; `loss` (held-in evaluation) ranks it among the best."""
+        """Starts an asynchronous save of `state` at its own step; `loss` (held-in) ranks it among the best."""
         step = int(state.step)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(serialization.to_state_dict(_as_dict(state))), meta=ocp.args.JsonSave(meta)
@@ -66,7 +68,7 @@ class Checkpoints:
         self._unverified.add(step)
 
     def poll(self) -> None:
-        """Raises what a background save failed with (a full disk shows nowhere else), and digests the saves that have finished."""
+        """Raises what a background save failed with (a full disk shows nowhere else); digests the finished saves."""
         self._manager.check_for_errors()
         if self._unverified and not self._manager.is_saving_in_progress():
             for step in sorted(self._unverified & set(self._manager.all_steps())):
@@ -143,8 +145,9 @@ def prune_digests(folder: Path, steps: list[int]) -> None:
 
 
 def verify(folder: Path, step: int) -> bool:
-    """True if every recorded file of the step is there and unchanged; False if no digests were recorded (killed right after the save).
+    """True if every recorded file of the step is there and unchanged.
 
+    False if no digests were recorded (killed right after the save).
     Raises: UserError naming the first file that differs.
     """
     record = folder / DIGESTS / f"{step}.json"
@@ -154,7 +157,8 @@ def verify(folder: Path, step: int) -> bool:
         path = folder / str(step) / name
         if not path.is_file() or path.stat().st_size != size or _sha256(path) != digest:
             raise UserError(
-                f"{path}: is damaged (its digest differs from the one recorded when it was saved); remove {folder / str(step)} to continue from an older checkpoint"
+                f"{path}: is damaged (its digest differs from the one recorded when it was saved); "
+                f"remove {folder / str(step)} to continue from an older checkpoint"
             )
     return True
 

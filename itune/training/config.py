@@ -11,8 +11,10 @@ NONFINITE_POLICIES = ("stop", "skip")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningRateConfig:
-    """Linear warm-up to `peak`, then a shape: constant; cosine or linear down to peak * final_fraction at the last step; or
-    rsqrt, peak * sqrt(warmup / step)."""
+    """Linear warm-up to `peak`, then a shape.
+
+    constant; cosine or linear, down to peak * final_fraction at the last step; or rsqrt, peak * sqrt(warmup / step).
+    """
 
     peak: float = 1e-3
     shape: str = "cosine"
@@ -58,7 +60,8 @@ class TrainConfig:
       accumulation: microbatches an update; the gradient equals the big batch's.
       loss_norm: "tokens" (every supervised token counts alike) or "example" (every example counts alike).
       dropout_rate: on the inputs of adapters (LoRA) and on residual branches; keyed by step and row.
-      on_nonfinite: "stop" ends the run with the step's example ids; "skip" logs them and goes on. The update is a no-op either way.
+      on_nonfinite: "stop" ends the run with the step's example ids; "skip" logs them and goes on. The update is a no-op
+        either way.
       log_every: steps between lines of metrics.jsonl.
     """
 
@@ -87,8 +90,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """every: steps between checkpoints (0: only the last).  keep: how many of the newest stay.  keep_best: also keep the one
-    with the lowest held-in evaluation loss."""
+    """Which checkpoints are written, and which stay.
+
+    every: steps between checkpoints (0: only the last).  keep: how many of the newest stay.
+    keep_best: also keep the one with the lowest held-in evaluation loss.
+    """
 
     every: int = 50
     keep: int = 2
@@ -101,7 +107,11 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """tensorboard: write event files.  wandb_project: log to Weights & Biases under this project (extra `wandb`); "" is off."""
+    """Where metrics go besides metrics.jsonl.
+
+    tensorboard: write event files.
+    wandb_project: log to Weights & Biases under this project (extra `wandb`); "" is off.
+    """
 
     tensorboard: bool = True
     wandb_project: str = ""

@@ -27,7 +27,8 @@ def lock(model_dir: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             raise UserError(
-                f"{model_dir}: another trainer is at work here ({_holder(file.read())}); wait for it, or give --workdir another folder"
+                f"{model_dir}: another trainer is at work here ({_holder(file.read())}); "
+                "wait for it, or give --workdir another folder"
             ) from None
         file.seek(0)
         file.truncate()

@@ -34,8 +34,10 @@ def learning_rate(config: LearningRateConfig, step: int, total_steps: int) -> fl
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """optax's transformation, applied to each layer of the stacked parameters by itself: what Adafactor factors, and the scale it takes
-    from a parameter, must not depend on layers being stored together."""
+    """optax's transformation, applied to each layer of the stacked parameters by itself.
+
+    What Adafactor factors, and the scale it takes from a parameter, must not depend on layers being stored together.
+    """
 
     transform: optax.GradientTransformation
     clip_norm: float
@@ -51,7 +53,8 @@ class Optimizer:
         """params - rate * update. `grads` are already divided and clipped."""
         stacked, single = _groups(params)
         grad_stacked, grad_single = _groups(grads)
-        new_state, out = {"stacked": {}, "single": {}}, {}
+        new_state: dict[str, Any] = {"stacked": {}, "single": {}}
+        out: Params = {}
         if stacked:
             updates, new_state["stacked"] = jax.vmap(self.transform.update)(grad_stacked, state["stacked"], stacked)
             out |= updates
@@ -74,7 +77,7 @@ def make_optimizer(config: AdamWConfig | AdafactorConfig) -> Optimizer:
 
 
 def clip(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:
-    """(gradients scaled so that their global norm is at most `max_norm`, the norm before). max_norm 0 leaves them alone."""
+    """(gradients scaled to a global norm of at most `max_norm`, the norm before). max_norm 0 leaves them alone."""
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in grads.values()))
     if max_norm == 0:
         return grads, norm

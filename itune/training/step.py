@@ -39,7 +39,8 @@ class TrainState:
 class StepMetrics:
     """Sums over the batch, read by the loop one step late.
 
-    loss_sum, weight: scalars; their quotient is the loss.  task_nll, task_tokens: [N].  example_nll, example_tokens: [B, S].
+    loss_sum, weight: scalars; their quotient is the loss.
+    task_nll, task_tokens: [N].  example_nll, example_tokens: [B, S].
     grad_norm: before clipping.  finite: False if the update was made a no-op.
     """
 
@@ -107,7 +108,8 @@ def row_keys(key, step, row_ids_B2):
 def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSettings) -> Callable:
     """`train_step(state, frozen, batch, hparams, key) -> (state, StepMetrics)`, to be jitted with `state` donated.
 
-    hparams: {"learning_rate": scalar}.  A non-finite loss or gradient leaves the state as it was, its step counter excepted.
+    hparams: {"learning_rate": scalar}.
+    A non-finite loss or gradient leaves the state as it was, its step counter excepted.
     """
 
     def micro_loss(params, frozen, batch, keys_B):
@@ -125,7 +127,8 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
             (total, nll), grads = grad(params, frozen, *inputs)
             return (carry[0] + total, jax.tree.map(jnp.add, carry[1], grads)), nll
 
-        # Sums are added and divided once by the whole batch's weight: a mean of microbatch means would weigh tokens unequally.
+        # Sums are added and divided once by the whole batch's weight: a mean of microbatch means would weigh tokens
+        # unequally.
         start = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
         micros = jax.tree.map(lambda a: _split_rows(a, settings.accumulation), (batch, keys_B))
         (total, grads), nll = jax.lax.scan(micro, start, micros)
@@ -138,7 +141,8 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
         grads, grad_norm = clip(grads, optimizer.clip_norm)
         finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
         params, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams["learning_rate"])
-        # Inside jit, because buffers are donated and the loop reads metrics a step late: afterwards there is no way back.
+        # Inside jit, because buffers are donated and the loop reads metrics a step late: afterwards there is no way
+        # back.
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new = TrainState(
             jax.tree.map(keep, params, state.params), jax.tree.map(keep, opt_state, state.opt_state), state.step + 1

@@ -56,7 +56,15 @@ def test_a_whole_run_shows_every_part(run_folder: Path) -> None:
     shown = page(run_folder).text
     assert "fell from 1.867 to 0.934 nats per target token (320 examples, 301 improved, 19 got worse" in shown
     assert all(task in shown for task in HELD_IN | HELD_OUT)
-    for part in ("chat template", "Sample completions", "The mixture", "Packing", "97.3 %", "Where the time went"):
+    for part in (
+        "chat template",
+        "Sample completions",
+        "The effective mixture",
+        "all 60 planned steps",
+        "Packing",
+        "97.3 %",
+        "Where the time went",
+    ):
         assert part in shown
     assert "9be1c4d2" in shown and "python -m itune.train" in shown and "smollm2-135m-instruct" in shown
     assert "not of the model\u2019s pretraining" in shown
@@ -198,3 +206,11 @@ def test_long_runs_are_thinned_to_means() -> None:
 def test_a_chart_without_points_is_nothing_and_one_point_is_a_dot() -> None:
     assert line_chart([Series(name="a", points=[(1, float("nan"))], style="after")], label="x") == ""
     assert "<circle" in line_chart([Series(name="a", points=[(1, 2.0)], style="after")], label="x")
+
+
+def test_a_chart_escapes_its_names() -> None:
+    series = Series(name="</title><b>", points=[(1, 2.0), (2, 3.0)], style="after")
+    dots = Series(name="</title><b>", points=[(1, 2.0)], style="after", kind="dots")
+    parsed = Page(line_chart([series, dots], label='x" onclick="y', x_label="<b>"))
+    assert "b" not in {tag for tag, _ in parsed.tags}
+    assert not any("onclick" in attributes for _, attributes in parsed.tags)

@@ -97,8 +97,8 @@ def declared(tokenizer):
     """The same tokenizer, cutting numerals off first, as the file's tokenizer.ggml.pre = "smollm" asks.
 
     transformers does not know that name and passes over it, so its ids differ in about a text in a hundred: where white
-    space stands before a numeral ("\\n\\n1"), or a numeral is no digit. This spelling is llama.cpp's (split at "\\p{N}",
-    then GPT-2's pattern), and its ids were found equal to llama.cpp's on 23,668 texts (xllamacpp 2026.10).
+    space stands before a numeral ("\\n\\n1"), say. This spelling is llama.cpp's (split at "\\p{N}", then GPT-2's
+    pattern), and its ids were found equal to llama.cpp's on 23,668 texts (xllamacpp 2026.10).
     """
     from tokenizers import Regex, Tokenizer
     from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split

@@ -1,4 +1,7 @@
-"""The step's promises: packing, accumulation, meshes and dropout change no gradient; a bad number changes no parameter."""
+"""The step's promises.
+
+Packing, accumulation and meshes change no gradient, nor a row's place its dropout; a bad number changes no parameter.
+"""
 
 import dataclasses
 import functools
@@ -19,8 +22,8 @@ from tests import tiny
 
 RATE = {"learning_rate": jnp.float32(1e-2)}
 KEY = jax.random.key(7)
-
-
+ADAMW = AdamWConfig()
+EIGHT = MeshConfig(data=2, fsdp=2, tensor=2)
 REFERENCE = Compute(attention="reference")  # compiles in a third of the time
 
 
@@ -42,7 +45,7 @@ def step_function(tuning, optimizer, **settings):
     return jax.jit(make_train_step(tiny.spec(tuning), make_optimizer(optimizer), settings))
 
 
-def stepped(params, batch, *, tuning="lora", optimizer=AdamWConfig(), **settings):
+def stepped(params, batch, *, tuning="lora", optimizer=ADAMW, **settings):
     train, frozen = tiny.spec(tuning).partition(params)
     state = TrainState(train, make_optimizer(optimizer).init(train), jnp.int32(0))
     return step_function(tuning, optimizer, **settings)(state, frozen, batch, RATE, KEY)
@@ -96,19 +99,18 @@ def test_accumulation_equals_the_big_batch(parts):
     np.testing.assert_allclose(metrics_many.example_nll, metrics_one.example_nll, atol=1e-5)
 
 
-def on_mesh(mesh, spec, params, optimizer):
-    place = lambda p, a: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape))  # noqa: E731
-    train, frozen = spec.partition({p: place(p, a) for p, a in params.items()})
-    return TrainState(train, optimizer.init(train), jax.device_put(jnp.int32(0), replicated(mesh))), frozen
+def on_mesh(mesh, spec, params):
+    return {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape)) for p, a in params.items()}
 
 
 def losses_over_20_steps(mesh_config, devices, tuning):
     spec = tiny.spec(tuning)
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
-    optimizer = make_optimizer(AdamWConfig())
+    optimizer = make_optimizer(ADAMW)
     params = init_params(spec, 0, spec.paths)  # as a run starts: adapters' B factors are zero
-    state, frozen = on_mesh(mesh, spec, params, optimizer)
-    compute = Compute(mesh=mesh if devices > 1 else None)
+    train, frozen = spec.partition(on_mesh(mesh, spec, params))
+    state = TrainState(train, optimizer.init(train), jax.device_put(jnp.int32(0), replicated(mesh)))
+    compute = dataclasses.replace(REFERENCE, mesh=mesh if devices > 1 else None)
     step = jax.jit(
         make_train_step(spec, optimizer, StepSettings(num_tasks=3, num_segments=4, compute=compute)), donate_argnums=0
     )
@@ -123,9 +125,22 @@ def losses_over_20_steps(mesh_config, devices, tuning):
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_eight_devices_give_the_losses_of_one(tuning):
     one = losses_over_20_steps(MeshConfig(), 1, tuning)
-    eight = losses_over_20_steps(MeshConfig(data=2, fsdp=2, tensor=2), 8, tuning)
+    eight = losses_over_20_steps(EIGHT, 8, tuning)
     assert one[-1] != one[0]
     np.testing.assert_allclose(eight, one, atol=1e-5)
+
+
+def test_blockwise_on_eight_devices_gives_the_loss_and_gradient_of_one():
+    # One gradient, not 20 steps: under a mesh this backend takes half a minute to compile.
+    params = tiny.params(tiny.spec("lora"))
+    found = tiny.examples(48, high=40)
+    batch = tiny.pack([found[r : r + 6] for r in range(0, 48, 6)], length=256, supervised=128)  # two blocks a row
+    one = gradients("lora", params, batch, Compute(attention="blockwise"))
+    mesh = make_mesh(EIGHT, jax.devices()[:8])
+    placed = on_mesh(mesh, tiny.spec("lora"), params), jax.device_put(batch, batch_sharding(mesh))
+    eight = gradients("lora", *placed, Compute(attention="blockwise", mesh=mesh))
+    np.testing.assert_allclose(eight[0], one[0], rtol=1e-5)
+    assert_close(eight[1], one[1], 1e-5)
 
 
 def test_sums_by_task_and_example_add_up():

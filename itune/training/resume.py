@@ -1,0 +1,106 @@
+"""Start and resume: a run directory belongs to one run, and goes on from its newest whole checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from itune.config.run import RunConfig
+from itune.config.save import config_digest, save_run
+from itune.errors import UserError
+from itune.training.checkpoint import Checkpoints
+from itune.training.setup import DataSide, plan_record
+from itune.training.step import TrainState
+
+
+def record_run(config: RunConfig, model_dir: Path, data: DataSide, console: Console) -> None:
+    save_run(config, model_dir)
+    data.manifest.save(model_dir / "manifest.json")
+    record = plan_record(config, data)
+    (model_dir / "plan.json").write_text(json.dumps(record, indent=1))
+    fill = record["summary"]["fill"]
+    plan, train = data.plan, config.train
+    shape = f"{train.steps} steps of {train.batch_size} x {plan.L} tokens (T={plan.T}, S={plan.S})"
+    console.print(
+        f"{config.data.mixture}: {len(data.manifest.train)} tasks, {shape}, {fill['tokens']:.1%} of them real",
+        highlight=False,
+    )
+
+
+def check_same_run(config: RunConfig, model_dir: Path) -> None:
+    """A run directory belongs to one run. What doesn't touch its numbers may change; the rest is refused, by name."""
+    path = model_dir / "config.json"
+    if not path.is_file() or not (model_dir / "checkpoints").is_dir():
+        return
+    free = ("model_dir", "checkpoint", "logging", "evaluation")
+    old, new = json.loads(path.read_text()), json.loads(json.dumps(dataclasses.asdict(config)))
+    for name in set(old) | set(new):
+        if name not in free and old.get(name) != new.get(name):
+            field, a, b = _first_difference(name, old.get(name), new.get(name))
+            raise UserError(
+                f"{model_dir}: holds a run with {field} = {a!r}, this one has {b!r}; "
+                "give another --workdir, or --no-resume to start over"
+            )
+
+
+def _first_difference(name: str, old, new) -> tuple[str, object, object]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
+    return name, old, new
+
+
+def set_aside(model_dir: Path, console: Console) -> None:
+    """--no-resume starts over, but loses nothing: what was there moves to previous-1, previous-2, ..."""
+    names = [p for p in model_dir.iterdir() if p.name != ".lock" and not p.name.startswith("previous-")]
+    if not names:
+        return
+    n = 1 + len(list(model_dir.glob("previous-*")))
+    target = model_dir / f"previous-{n}"
+    target.mkdir()
+    for path in names:
+        shutil.move(str(path), target / path.name)
+    console.print(f"The run that was here is now in {target}", markup=False, highlight=False)
+
+
+def checkpoint_meta(config: RunConfig, data: DataSide, step: int) -> dict:
+    window, row = data.plan.locate(step * config.train.batch_size)
+    return {
+        "step": step,
+        "window": window,
+        "row": row,
+        "plan": data.plan.digest,
+        "config": config_digest(config),
+        "base": data.folder.name,
+    }
+
+
+def restore_newest(checkpoints: Checkpoints, state: TrainState, data: DataSide, console: Console) -> TrainState | None:
+    """The newest checkpoint that is whole, or None.
+
+    A damaged one is named and moved aside, and the one before it taken: the run makes its steps again, bit for bit.
+    Raises: UserError if the data behind the run has changed.
+    """
+    steps = checkpoints.steps()
+    for step in reversed(steps):
+        try:
+            restored, meta = checkpoints.restore(step, state)
+        except UserError as error:
+            if step == steps[0]:
+                raise
+            console.print(f"itune: warning: {error}", style="yellow", markup=False)
+            checkpoints.forget(step)
+            continue
+        if meta["plan"] != data.plan.digest:
+            raise UserError(
+                f"{checkpoints.folder}: made with other data (plan {meta['plan'][:12]}, now {data.plan.digest[:12]}): a task, "
+                "template, tokenizer or library has changed; give another --workdir, or --no-resume to start over"
+            )
+        console.print(f"Going on from step {step}", highlight=False)
+        return restored
+    return None
