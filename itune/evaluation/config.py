@@ -10,8 +10,8 @@ class EvalConfig:
     """Before and after training, and every `every` steps between (loss only).
 
     Attributes:
-      held_in: tasks or mixtures whose `split` is evaluated; their train split may be trained on. () means the training
-        mixture.
+      held_in: tasks or mixtures whose `split` is evaluated; their train split may be trained on. () means the
+        training mixture.
       held_out: tasks or mixtures that the training mixture must not contain: no cluster of theirs may be trained on.
       split: the split evaluated.
       examples_per_task: at most this many per task, chosen by keyed hash; 0 means all.

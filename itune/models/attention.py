@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,15 +71,15 @@ def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
     return out.reshape(B, L, H, K)
 
 
-# ---- blockwise -------------------------------------------------------------------------------------------------------
-# XLA's CPU backend runs batched products at a tenth of the rate of 2-D ones, so everything below is a 2-D product: the
-# R query heads that share a key-value head are stacked into one block of R * BLOCK rows. Packed rows are
+# ---- blockwise ------------------------------------------------------------------------------------------------
+# XLA's CPU backend runs batched products at a tenth of the rate of 2-D ones, so everything below is a 2-D product:
+# the R query heads that share a key-value head are stacked into one block of R * BLOCK rows. Packed rows are
 # block-diagonal: the loop over key blocks starts at the first block of the segment of the query block's first token,
 # so cost follows the sum of squares of example lengths.
 
 
 def _first_key_block(segment_ids_BL):
-    """[B, L/BLOCK] int32: the first key block each query block can see; one past itself if the block is all padding."""
+    """[B, L/BLOCK] int32: the first key block each query block can see; one past itself if that is all padding."""
     B, L = segment_ids_BL.shape
     index_L = jnp.arange(L, dtype=jnp.int32)
     starts = segment_ids_BL != jnp.pad(segment_ids_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
@@ -119,7 +118,7 @@ def _dot(a, b, contract):
     return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=jnp.float32)
 
 
-def _forward_one(q_NRK, k_NCK, v_NCK, segments_NC, first_N, scale):
+def _forward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N):
     """One row and key-value head: output [N, R * BLOCK, K] and log-sum-exp [N, R * BLOCK].
 
     By online softmax (Milakov & Gimelshein 2018).
@@ -150,7 +149,7 @@ def _forward_one(q_NRK, k_NCK, v_NCK, segments_NC, first_N, scale):
     return lax.fori_loop(0, N, query_block, start)
 
 
-def _backward_one(q_NRK, k_NCK, v_NCK, segments_NC, first_N, out_NRK, lse_NR, dout_NRK, scale):
+def _backward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N, out_NRK, lse_NR, dout_NRK):
     """Gradients of `_forward_one` with respect to q, k and v; scores are computed again, block by block."""
     N, rows, _ = q_NRK.shape
     repeats = rows // BLOCK
@@ -195,7 +194,7 @@ def _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
     B, G, scale = q_BLHK.shape[0], k_BLGK.shape[2], 1.0 / math.sqrt(q_BLHK.shape[3])
     q, k, v = (_split(x, G) for x in (q_BLHK, k_BLGK, v_BLGK))
     segments, first = _loop_inputs(segment_ids_BL, G)
-    out, lse = lax.map(lambda x: _forward_one(*x, scale=scale), (q, k, v, segments, first))
+    out, lse = lax.map(lambda x: _forward_one(scale, *x), (q, k, v, segments, first))
     return _join(out, B, G), (q, k, v, segment_ids_BL, out, lse)
 
 
@@ -205,7 +204,7 @@ def _blockwise_backward(residuals, dout_BLHK):
     G, scale = q.shape[0] // B, 1.0 / math.sqrt(q.shape[-1])
     segments, first = _loop_inputs(segment_ids_BL, G)
     inputs = (q, k, v, segments, first, out, lse, _split(dout_BLHK, G))
-    dq, dk, dv = lax.map(lambda x: _backward_one(*x, scale=scale), inputs)
+    dq, dk, dv = lax.map(lambda x: _backward_one(scale, *x), inputs)
     return _join(dq, B, G), _join(dk, B, G).astype(k.dtype), _join(dv, B, G).astype(v.dtype), None
 
 

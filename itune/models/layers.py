@@ -113,8 +113,8 @@ class Linear(nnx.Module):
 def low_rank(x_PD, a_DR, b_RF):
     """(x A) B, with gradients written so that only the thin factors are transposed.
 
-    What autodiff writes makes XLA's CPU backend transpose the wide activations, and redo their elementwise work column
-    by column: a tenth of the whole step.
+    What autodiff writes makes XLA's CPU backend transpose the wide activations, and redo their elementwise work
+    column by column: a tenth of the whole step.
     """
     return (x_PD @ a_DR) @ b_RF
 

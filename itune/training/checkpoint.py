@@ -1,8 +1,8 @@
 """Checkpoints: Orbax holds the bytes, this file the promises.
 
-Rename before delete (a kill during garbage collection never leaves a listed step half there), a digest per file (Orbax
-checks its index, not its data: most flipped bits restore silently), asynchronous errors polled each step, and the
-base's identity beside an adapter.
+Rename before delete (a kill during garbage collection never leaves a listed step half there), a digest per file
+(Orbax checks its index, not its data: most flipped bits restore silently), asynchronous errors polled each step, and
+the base's identity beside an adapter.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class TrainConfig:
       accumulation: microbatches an update; the gradient equals the big batch's.
       loss_norm: "tokens" (every supervised token counts alike) or "example" (every example counts alike).
       dropout_rate: on the inputs of adapters (LoRA) and on residual branches; keyed by step and row.
-      on_nonfinite: "stop" ends the run with the step's example ids; "skip" logs them and goes on. The update is a no-op
-        either way.
+      on_nonfinite: "stop" ends the run with the step's example ids; "skip" logs them and goes on. The update is a
+        no-op either way.
       log_every: steps between lines of metrics.jsonl.
     """
 

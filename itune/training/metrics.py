@@ -15,7 +15,7 @@ from itune.training.config import LoggingConfig
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl past `step`, which a resumed run will make again. A torn last line goes too."""
+    """Drops the lines of metrics.jsonl past `step`, which a resumed run makes again. A torn last line goes too."""
     if not path.is_file():
         return
     kept = []
@@ -82,8 +82,8 @@ def _scalars(record: dict, prefix: str = ""):
 def _start_wandb(config: LoggingConfig, model_dir: Path, sensitive: bool, allow_remote: bool, run_config: dict | None):
     if sensitive and not allow_remote:
         raise UserError(
-            "LoggingConfig.wandb_project: the mixture holds a sensitive task; its metrics leave this machine only with "
-            "--allow_remote_tracker"
+            "LoggingConfig.wandb_project: the mixture holds a sensitive task; its metrics leave this machine only "
+            "with --allow_remote_tracker"
         )
     try:
         import wandb

@@ -141,8 +141,7 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
         grads, grad_norm = clip(grads, optimizer.clip_norm)
         finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
         params, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams["learning_rate"])
-        # Inside jit, because buffers are donated and the loop reads metrics a step late: afterwards there is no way
-        # back.
+        # Inside jit: buffers are donated and the loop reads metrics a step late, so afterwards there is no way back.
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new = TrainState(
             jax.tree.map(keep, params, state.params), jax.tree.map(keep, opt_state, state.opt_state), state.step + 1
@@ -159,7 +158,7 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
 
 
 def make_eval_step(spec: ModelSpec, num_segments: int, compute: Compute) -> Callable:
-    """`eval_step(params, batch) -> (nll [B, S], tokens [B, S])`, sums per example by segment; params are all of them."""
+    """`eval_step(params, batch) -> (nll [B, S], tokens [B, S])`: sums per example; params are all of them."""
 
     def eval_step(params: Params, batch: Batch):
         _, nll_BT = batch_loss(spec, params, batch, compute)

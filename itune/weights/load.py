@@ -38,8 +38,8 @@ def load_base(folder: Path, spec: ModelSpec, place: Placer | None = None, *, fro
     """Every base parameter of `spec`, read from `folder`.
 
     Args:
-      place: puts one numpy array, by path, on the devices (default: the default device). Only one parameter is whole in
-        host memory at a time.
+      place: puts one numpy array, by path, on the devices (default: the default device). Only one parameter is whole
+        in host memory at a time.
       frozen_dtype: dtype of parameters that don't train; those that do are float32.
 
     Raises: UserError naming the file's folder and the tensor for a missing tensor, a wrong shape or an extra tensor.

@@ -6,8 +6,9 @@ teaching a language model the form of clinical text; it is no medical reference.
 
 from __future__ import annotations
 
-from tasks.synthetic_clinic.acute import ACUTE, OPEN_COMPLAINTS
+from tasks.synthetic_clinic.acute import ACUTE
 from tasks.synthetic_clinic.chronic import CHRONIC
+from tasks.synthetic_clinic.complaints import OPEN_COMPLAINTS
 from tasks.synthetic_clinic.condition import Condition
 
 __all__ = ["CONDITIONS", "FAMILY_ILLNESSES", "OPEN_COMPLAINTS", "RED_FLAGS", "Condition"]

@@ -1,9 +1,8 @@
-"""The synthetic clinic: what its items promise, checked on the text of notes and not on the code that wrote them."""
+"""The synthetic clinic: splits, balance, doses and urgency, checked on the text of notes."""
 
 from __future__ import annotations
 
 import collections
-import functools
 import json
 import os
 import re
@@ -24,40 +23,24 @@ from tasks.synthetic_clinic.encounter import (
     numbers,
     urgency_by_rule,
 )
-from tasks.synthetic_clinic.items import DOCUMENT_TYPES, FIELDS, MAKERS, make_row, rows
+from tasks.synthetic_clinic.items import DOCUMENT_TYPES, FIELDS, make_row, rows
 from tasks.synthetic_clinic.patterns import PATTERNS
 from tasks.synthetic_clinic.procedures import OPERATIONS, PROCEDURES
 from tasks.synthetic_clinic.wording import FREQUENCIES, HEADING_STYLES, HEADINGS, URGENCY_RULES
-
-ROOT = Path(__file__).resolve().parents[2]
-TEMPLATES = ROOT / "tasks" / "templates"
-GOLDEN = ROOT / "tests" / "golden" / "clinic_prompts.json"
-SPLITS = ("train", "validation")
-TASKS = tuple(MAKERS)
-EXTRACT = tuple(task for task in TASKS if task.startswith("clinic/extract/"))
-RELATIVES = r"\b(mother|father|sister|brother)\b"
-# How notes of either pool write vital signs.
-_VITAL_FORMS = {
-    "temp": r"(?:\bT|[Tt]emperature) (\d\d\.\d)",
-    "hr": r"(?:\bHR|[Pp]ulse) (\d+)",
-    "rr": r"(?:\bRR|[Bb]reaths) (\d+)",
-    "spo2": r"(?:SpO2|[Oo]xygen) (\d+)%",
-    "pressure": r"(?:\bBP|[Bb]lood pressure) (\d+)/(\d+)",
-}
-
-
-@functools.cache
-def all_rows(task: str, split: str) -> tuple[dict[str, str], ...]:
-    return tuple(rows(task, split))
-
-
-def each_row(task: str):
-    return [row for split in SPLITS for row in all_rows(task, split)]
-
-
-def number_of(row: dict[str, str]) -> int:
-    return int(row["encounter"].removeprefix("enc-"))
-
+from tests.tasks.clinic_rows import (
+    _VITAL_FORMS,
+    EXTRACT,
+    GOLDEN,
+    KEYS,
+    ROOT,
+    SPLITS,
+    TASKS,
+    TEMPLATES,
+    all_rows,
+    allergies_in,
+    each_row,
+    medicines_in,
+)
 
 # Determinism and splits
 
@@ -195,29 +178,6 @@ def test_doses_and_frequencies_are_in_the_table():
             assert any((dose, code) in drug.regimens for code in codes), row["id"]
 
 
-def allergies_in(text: str) -> list:
-    """Allergens that the note records as the patient's own, read from its text."""
-    marked = (
-        r"(?:Allerg(?:ies:|y:|ic to)|ALLERGY|ALLERGIES:|intolerance:|Reacts badly to|To be avoided:)\n?(?: ALLERGY)?"
-    )
-    parts = re.findall(rf"(?:{marked}) ?([^.]*)\.", text) + re.findall(
-        r"Allerg(?:ies|y)\n([^.]*)\.", text, re.IGNORECASE
-    )
-    own = " ".join(part for part in parts if not re.search(rf"known|denies|\bno\b|{RELATIVES}", part, re.IGNORECASE))
-    return [allergen for allergen in ALLERGENS if allergen.name in own.lower()]
-
-
-def medicines_in(text: str) -> list:
-    """Medicines prescribed or taken: those that a dose stands beside. Relatives' do not count."""
-    own = " ".join(s for s in re.split(r"(?<=\.)\s", text) if not re.search(RELATIVES, s, re.IGNORECASE))
-    amount = r"\d[\d./]* (?:mg|mcg|g|units|puffs|tablet)"
-    return [
-        drug
-        for drug in DRUGS.values()
-        if re.search(rf"\b{drug.name},? \(?{amount}|{amount} of {drug.name}\b", own, re.IGNORECASE)
-    ]
-
-
 def test_no_medicine_against_an_allergy_unless_that_is_the_point():
     pairs = flagged = 0
     for task in TASKS:
@@ -289,139 +249,6 @@ def test_the_printed_rule_is_the_rule():
             assert urgency_by_rule(Vitals(**{**calm, sign[name]: beyond}), False) == label, (name, relation, value)
             assert urgency_by_rule(Vitals(**{**calm, sign[name]: short}), False) != label, (name, relation, value)
     assert urgency_by_rule(None, False) == "not documented" and urgency_by_rule(None, True) == "emergent"
-
-
-# Targets
-
-
-KEYS = {
-    "clinic/extract/medications": {"name", "dose", "frequency"},
-    "clinic/extract/procedures": {"name", "status"},
-    "clinic/extract/allergies": {"substance", "reaction"},
-    "clinic/extract/diagnoses": None,
-}
-
-
-@pytest.mark.parametrize("task", EXTRACT)
-def test_json_has_the_promised_keys_and_only_words_of_the_note(task):
-    key = task.rsplit("/", 1)[1]
-    for row in each_row(task):
-        answer = json.loads(row["answer"])
-        assert set(answer) == ({"status", key} if key == "allergies" else {key}), row["id"]
-        assert bool(answer[key]) == (row["kind"] == FOUND), row["id"]
-        for entry in answer[key]:
-            values = {"": entry} if KEYS[task] is None else entry
-            assert KEYS[task] is None or set(entry) == KEYS[task], row["id"]
-            for name, value in values.items():
-                assert name == "status" or value.lower() in row["note"].lower(), (row["id"], value)
-
-
-def test_status_of_allergies_tells_none_from_not_documented():
-    expected = {FOUND: "present", "nothing": "none known", "negated": "none known"}
-    for row in each_row("clinic/extract/allergies"):
-        assert json.loads(row["answer"])["status"] == expected.get(row["kind"], "not documented"), row["id"]
-
-
-def test_no_denied_or_familial_illness_among_the_diagnoses():
-    checked = 0
-    for row in each_row("clinic/extract/diagnoses"):
-        encounter = make_encounter(number_of(row))
-        diagnoses = {name.lower() for name in json.loads(row["answer"])["diagnoses"]}
-        others = [c.names for c in encounter.excluded] + [encounter.relative.illness]
-        for name in (name.lower() for names in others for name in names.split("|")):
-            checked += name in row["note"].lower()
-            assert name not in diagnoses, row["id"]
-    assert checked > 500
-
-
-def test_an_open_complaint_is_not_put_as_a_diagnosis():
-    for row in each_row("clinic/extract/diagnoses"):
-        complaint = make_encounter(number_of(row)).condition.complaint
-        if complaint:
-            for key, side in ((key, side) for key in ("diagnosis", "review") for side in (0, 1)):
-                for pattern in PATTERNS[key][side]:
-                    said = pattern.format(name=complaint, name_cap=complaint.capitalize())
-                    assert said.lower() not in row["note"].lower(), row["id"]
-
-
-def test_stopped_and_relatives_medicines_are_no_medications():
-    checked = 0
-    for row in each_row("clinic/extract/medications"):
-        names = {entry["name"] for entry in json.loads(row["answer"])["medications"]}
-        assert names == {drug.name for drug in medicines_in(row["note"])}, row["id"]
-        checked += sum(name in row["note"].lower() and name not in names for name in DRUGS)
-    assert checked > 200  # distractors there are
-
-
-def test_declined_and_relatives_tests_are_no_procedures():
-    for row in each_row("clinic/extract/procedures"):
-        names = {entry["name"].lower() for entry in json.loads(row["answer"])["procedures"]}
-        for sentence in re.split(r"(?<=\.)\s", row["note"].lower()):
-            if re.search(r"declined|refuses|did not agree|turned down|mother|father|sister|brother", sentence):
-                assert not any(re.search(rf"\b{re.escape(name)}\b", sentence) for name in names), row["id"]
-
-
-def test_answers_to_questions_stand_in_the_note():
-    said = {"Yes.", "No.", "Done.", "Planned.", "No, the patient declined it.", "No conflict is recorded."}
-    said |= {"No, never.", "Not any more.", "Not documented in the note."}
-    for row in each_row("clinic/qa/answer"):
-        answer = row["answer"]
-        assert (answer == "Not documented in the note.") == (row["kind"] == "not_documented"), row["id"]
-        relative = re.search(r"patient's (mother|father|sister|brother)\.$", answer)
-        plain = relative[1] if relative else re.sub(r"^In (.*)\.$", r"\1", answer)
-        assert answer in said or row["conflict"] == "yes" or plain.lower() in row["note"].lower(), row["id"]
-
-
-def test_evidence_is_quoted_word_for_word():
-    for row in each_row("clinic/qa/evidence"):
-        answer, evidence = re.fullmatch(r"Answer: (.*)\nEvidence: (.*)", row["answer"]).groups()
-        if row["kind"] == "not_documented":
-            assert (answer, evidence) == ("Not documented in the note.", "none"), row["id"]
-        else:
-            assert evidence[1:-1] in row["note"] and evidence[0] == evidence[-1] == '"', row["id"]
-
-
-# Words that belong to the form of a summary.
-FRAME = """
-s o a p t hr bp rr spo2 admitted diagnosis tests procedures medicines at discharge allergies next complaint history
-family exam assessment plan year old man woman none known no not documented illness found cause unknown ruled out
-review in hospital now vital signs with for and
-"""
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS if task.startswith("clinic/summary/")])
-def test_summaries_state_only_facts_of_the_note(task):
-    frame = set(FRAME.split())
-    for row in each_row(task):
-        note = set(re.findall(r"[\w./]+", row["note"].lower().replace("/min", " ")))
-        note |= {word.strip("./") for word in note}
-        words = {word.strip("./") for word in re.findall(r"[\w./]+", row["answer"].lower())}
-        assert words - note - frame - {""} == set(), row["id"]
-        assert len(row["answer"].split()) <= 90
-        if row["kind"] != FOUND:
-            status = "none known" if row["kind"] in ("nothing", "negated") else "not documented"
-            assert f"Allergies: {status}" in row["answer"].replace("None", "none").replace("Not", "not"), row["id"]
-
-
-def test_explanations_name_each_medicine_with_its_dose_and_use_no_jargon():
-    jargon = re.compile(r"\b(PRN|BID|TID|QID|qd|PO|RTC|Rx|PMH|NKDA|HTN|NSTEMI|COPD|CAP|UTI|infarction|pulmonary)\b")
-    for row in each_row("clinic/explain/plain"):
-        assert not jargon.search(row["answer"]), row["id"]
-        assert {d.name for d in medicines_in(row["note"])} == {
-            d.name for d in DRUGS.values() if d.name in row["answer"]
-        }
-        for amount in re.findall(r"[\d./]+ (?:mg|mcg|g|units|puffs)\b", row["answer"]):
-            assert amount in row["note"], row["id"]
-
-
-def test_notes_say_that_they_are_synthetic_and_are_of_reading_length():
-    for task in TASKS:
-        for row in each_row(task):
-            assert "SYNTHETIC" in row["note"].split("\n")[0], row["id"]
-            assert len(row["note"].split()) <= 180, row["id"]
-
-
-# Templates
 
 
 def template_file(task: str) -> Path:

@@ -71,7 +71,7 @@ def test_registering_reads_nothing(tmp_path: Path) -> None:
 
 
 def test_mixtures_share_no_source_and_rates_are_capped(tasks: tuple) -> None:
-    formats, mixtures = tasks
+    _, mixtures = tasks
     train = registry.mixture_info("real_data")
     held_out = registry.mixture_info("real_data_held_out")
     assert len(train) == 30 - 5 + 5 and len(held_out) == 5
