@@ -1,5 +1,6 @@
-"""What both sides of a benchmark measure, and how: one clock, one loop, one definition of memory. Standard library only,
-because the peers import it from environments of their own.
+"""What both sides of a benchmark measure, and how: one clock, one loop, one definition of memory.
+
+Standard library only: the peers import it from environments of their own.
 """
 
 from __future__ import annotations

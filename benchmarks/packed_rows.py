@@ -1,7 +1,8 @@
 """Writes the packed batches that all sides train on: python benchmarks/packed_rows.py JOB.json (see train_step.py).
 
-Texts become tokens with the model's own tokenizer, as `itune.prepare` makes them (prompt, newline, completion, EOS), and
-rows with the training schedule and feed. A process of its own: the tasks' package loads SeqIO, which nobody else needs.
+Texts become tokens with the model's own tokenizer, as `itune.prepare` makes them (prompt, newline, completion, EOS),
+and rows with the training schedule and feed. A process of its own: the tasks' package loads SeqIO, which nobody else
+needs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from itune.batch import Batch  # noqa: E402
 from itune.data.feed import assemble  # noqa: E402
 from itune.data.plan_tasks import PlanTask, TaskIndex  # noqa: E402
-from itune.data.prompt import render_spans  # noqa: E402
+from itune.data.prompt import BadRecord, render_spans  # noqa: E402
 from itune.data.records import Record, example_key  # noqa: E402
 from itune.data.schedule import Plan  # noqa: E402
 from itune.data.templates import RenderContext, choose_template, load_templates  # noqa: E402
@@ -71,14 +72,17 @@ def file_rows(path: Path) -> list[tuple[str, str]]:
 def make_records(rows: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> list[Record]:
     records = []
     for number, (prompt, completion) in enumerate(rows):
-        spans = render_spans(
-            tokenizer,
-            "plain",
-            inputs=tokenizer.encode(prompt),
-            targets=tokenizer.encode(completion),
-            inputs_text=prompt,
-            targets_text=completion,
-        )
+        try:
+            spans = render_spans(
+                tokenizer,
+                "plain",
+                inputs=tokenizer.encode(prompt),
+                targets=tokenizer.encode(completion),
+                inputs_text=prompt,
+                targets_text=completion,
+            )
+        except BadRecord as error:
+            sys.exit(f"row {number + 1}: {error}")
         record = Record(spans=spans, id=str(number), task="rows", split="train", example=number, variant=0)
         records.append(record)
     return records

@@ -7,6 +7,7 @@ M cache length.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -63,9 +64,15 @@ class MLP(nnx.Module):
         self.up_proj = Linear("up_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
         self.down_proj = Linear("down_proj", c.mlp_width, c.width, ("mlp", "embed"), lora, **kw)
 
+    def gate_and_up(self, x_BLD, dropout: Dropout):
+        return self.gate_proj(x_BLD, dropout, 4), self.up_proj(x_BLD, dropout, 5)
+
+    def down(self, gate_BLF, up_BLF, dropout: Dropout):
+        return self.down_proj(jax.nn.silu(gate_BLF) * up_BLF, dropout, 6)
+
     def __call__(self, x_BLD, dropout: Dropout):
-        gate = jax.nn.silu(self.gate_proj(x_BLD, dropout, 4))
-        return self.down_proj(gate * self.up_proj(x_BLD, dropout, 5), dropout, 6)
+        gate, up = self.gate_and_up(x_BLD, dropout)
+        return self.down(gate, up, dropout)
 
 
 class Block(nnx.Module):
@@ -85,10 +92,14 @@ class Block(nnx.Module):
 
     def __call__(self, x_BLD, segment_ids_BL, positions_BL, compute: Compute, dropout: Dropout):
         branch = dropout if self.adapted else NO_DROPOUT
-        q, k, v = self.attention.qkv(self.attention_norm(x_BLD), positions_BL, branch)
+        # What is cheap to make again (norms, rotations, activations, thin adapter products) is not kept for the backward
+        # pass; what went through a wide product is. That halves the activations and repeats no wide product.
+        again = functools.partial(jax.checkpoint, prevent_cse=not compute.scan)
+        q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), positions_BL, branch))(x_BLD)
         y_BLHK = attend(q, k, v, segment_ids_BL, backend=compute.attention, mesh=compute.mesh)
         x_BLD = x_BLD + self._residual_dropout(self.attention.output(y_BLHK, branch), dropout, 7)
-        y_BLD = self.mlp(self.mlp_norm(x_BLD), branch)
+        gate, up = again(lambda x: self.mlp.gate_and_up(self.mlp_norm(x), branch))(x_BLD)
+        y_BLD = again(lambda gate, up: self.mlp.down(gate, up, branch))(gate, up)
         return x_BLD + self._residual_dropout(y_BLD, dropout, 8), (k, v)
 
     def decode(self, x_BD, k_BGMK, v_BGMK, position_B):
