@@ -92,8 +92,8 @@ class Block(nnx.Module):
 
     def __call__(self, x_BLD, segment_ids_BL, positions_BL, compute: Compute, dropout: Dropout):
         branch = dropout if self.adapted else NO_DROPOUT
-        # What is cheap to make again (norms, rotations, activations, thin adapter products) is not kept for the backward
-        # pass; what went through a wide product is. That halves the activations and repeats no wide product.
+        # What is cheap to make again (norms, rotations, activations, thin adapter products) is not kept for the
+        # backward pass; what went through a wide product is: half the memory, and no wide product made twice.
         again = functools.partial(jax.checkpoint, prevent_cse=not compute.scan)
         q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), positions_BL, branch))(x_BLD)
         y_BLHK = attend(q, k, v, segment_ids_BL, backend=compute.attention, mesh=compute.mesh)

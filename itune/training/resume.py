@@ -99,7 +99,8 @@ def restore_newest(checkpoints: Checkpoints, state: TrainState, data: DataSide, 
         if meta["plan"] != data.plan.digest:
             raise UserError(
                 f"{checkpoints.folder}: made with other data (plan {meta['plan'][:12]}, now {data.plan.digest[:12]}): "
-                "a task, template, tokenizer or library has changed; give another --workdir, or --no-resume to start anew"
+                "a task, template, tokenizer or library has changed; "
+                "give another --workdir, or --no-resume to start over"
             )
         console.print(f"Going on from step {step}", highlight=False)
         return restored
