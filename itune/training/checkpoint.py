@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
@@ -51,12 +52,20 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
+            # Without it Orbax doesn't write the loss down, and a resumed run forgets which checkpoint was best.
+            best_fn=lambda m: m["loss"],
+            best_mode="min",
         )
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         self._unverified: set[int] = set()
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step with the lowest held-in loss of those that were saved with one; None if there is none."""
+        losses = {step: m["loss"] for step in self.steps() if (m := self._manager.metrics(step)) is not None}
+        return min(losses, key=lambda step: (losses[step], step), default=None)
 
     def save(self, state: TrainState, meta: dict, *, loss: float | None = None) -> None:
         """Starts an asynchronous save of `state` at its own step; `loss` (held-in) ranks it among the best."""
@@ -117,10 +126,17 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore_params(self, step: int) -> dict[str, Any]:
-        """Only the trained parameters, by path, as host arrays."""
+        """Only the trained parameters, by path, as host arrays: on any devices, whatever devices trained them."""
         verify(self.folder, step)
-        items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-        return dict(items["state"]["params"])
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            path = (self.folder / str(step) / "state").absolute()
+            stored = reader.metadata(path).item_metadata.tree["params"]
+            args = ocp.args.PyTreeRestore(
+                item={"params": {name: 0 for name in stored}},
+                restore_args={"params": {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}},
+                partial_restore=True,
+            )
+            return dict(reader.restore(path, args=args)["params"])
 
 
 def _as_dict(state: TrainState) -> dict:

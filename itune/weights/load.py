@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,13 +54,10 @@ def load_base(folder: Path, spec: ModelSpec, place: Placer | None = None, *, fro
                 continue
             theirs, transposed = table[path]
             names = [theirs.format(n=n) for n in range(spec.config.num_layers)] if "{n}" in theirs else [theirs]
-            arrays = [_read(folder, where, name, transposed) for name in names]
+            shape = spec.shapes[path][1:] if "{n}" in theirs else spec.shapes[path]
+            arrays = [_read(folder, where, name, shape, transposed) for name in names]
             seen.update(names)
             array = np.stack(arrays) if "{n}" in theirs else arrays[0]
-            if array.shape != spec.shapes[path]:
-                raise UserError(
-                    f"{folder}: {names[0]} has shape {array.shape}, config.json asks for {spec.shapes[path]}"
-                )
             array = array.astype(np.float32 if path in spec.trainable else jnp.dtype(frozen_dtype))
             params[path] = place(path, array)
         extra = sorted(set(where) - seen - ({"lm_head.weight"} if spec.config.tied_embeddings else set()))
@@ -70,8 +68,14 @@ def load_base(folder: Path, spec: ModelSpec, place: Placer | None = None, *, fro
     return params
 
 
-def _read(folder: Path, where: dict, name: str, transposed: bool) -> np.ndarray:
+def _read(folder: Path, where: dict[str, Any], name: str, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
+    """One tensor, in our orientation. Raises UserError if it is missing or not of `shape`."""
     if name not in where:
         raise UserError(f"{folder}: tensor {name!r} is missing.{nearest(name, where)}")
     array = where[name].get_tensor(name)
-    return np.ascontiguousarray(array.T) if transposed else array
+    array = np.ascontiguousarray(array.T) if transposed else array
+    if array.shape != shape:
+        theirs = tuple(reversed(shape)) if transposed else shape
+        found = tuple(reversed(array.shape)) if transposed else array.shape
+        raise UserError(f"{folder}: {name} has shape {found}, config.json asks for {theirs}")
+    return array

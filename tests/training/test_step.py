@@ -222,3 +222,13 @@ def test_two_stacked_adapters_each_serve_their_rows():
         mine = {p: a[:, k : k + 1] if p in both.adapter_paths() else a for p, a in params.items()}
         alone = batch_loss(single, mine, batch, REFERENCE)[1]
         np.testing.assert_allclose(together[2 * k : 2 * k + 2], alone[2 * k : 2 * k + 2], atol=1e-5)
+
+
+def test_bfloat16_compute_is_close_and_keeps_float32_parameters():
+    spec = tiny.spec("lora")
+    params, batch = tiny.params(spec), tiny.batch(2)
+    half = Compute(attention="reference", dtype="bfloat16")
+    (exact, _), (rounded, grads) = gradients("lora", params, batch), gradients("lora", params, batch, half)
+    np.testing.assert_allclose(rounded, exact, rtol=2e-2)
+    assert rounded != exact
+    assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for g in grads.values())
