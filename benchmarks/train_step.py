@@ -202,6 +202,7 @@ def result(found: dict[str, dict[str, Any]], job: Job, flags: argparse.Namespace
 
 def main() -> None:
     flags = parse_flags()
+    load_before = os.getloadavg()[0]
     try:
         folder = resolve(flags.model)
     except UserError as error:
@@ -211,7 +212,7 @@ def main() -> None:
         job_path.write_text(json.dumps(make_job(flags, folder, Path(name))), "utf-8")
         child(sys.executable, HERE / "packed_rows.py", job_path)
         job = json.loads(job_path.read_text("utf-8"))
-        load_before, runs = os.getloadavg()[0], alternate(flags, job, job_path)
+        runs = alternate(flags, job, job_path)
     found = {side: summary(of_side, job) for side, of_side in runs.items()}
     versions = {k: v for of_side in runs.values() for k, v in of_side[0]["versions"].items()}
     more = {"versions": {"python": platform.python_version()} | versions, "load_before": round(load_before, 2)}
@@ -220,7 +221,7 @@ def main() -> None:
     if answer["ratio"]:
         print(f"{answer['ratio']:.2f} times the quickest variant of the peer ({answer['peer_variant']}).")
     if load_before > 0.5:
-        print(f"The machine was busy before the first round (load {load_before:.1f}): not numbers to publish.")
+        print(f"The machine was busy before we began (load {load_before:.1f}): not numbers to publish.")
     line = json.dumps(answer)
     if flags.json_out:
         Path(flags.json_out).write_text(line + "\n", "utf-8")

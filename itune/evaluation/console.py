@@ -39,7 +39,9 @@ def _table(evaluation: Evaluation, group: str, names: list[str], states: list[st
     table.add_column("measure", max_width=14, overflow="fold")
     for state in states:
         table.add_column(HEADINGS[state], justify="right", no_wrap=True)
-    table.add_column("change", justify="right", no_wrap=True)
+    compared = len(states) > 1
+    if compared:
+        table.add_column("change", justify="right", no_wrap=True)
     for task in names:
         for measure in (LOSS, *evaluation.metric_names(group, task)):
             values = {s: measured(evaluation, s, group, task, measure) for s in states}
@@ -47,7 +49,7 @@ def _table(evaluation: Evaluation, group: str, names: list[str], states: list[st
             style = {"better": "green", "worse": "red"}.get(moved["style"], "")
             texts = [Text(value_text(v, measure)) for v in values.values()]
             first = Text(_folded(task) if measure == LOSS else "")
-            table.add_row(first, Text(measure), *texts, Text(moved["text"], style=style))
+            table.add_row(first, Text(measure), *texts, *([Text(moved["text"], style=style)] if compared else []))
     return table
 
 

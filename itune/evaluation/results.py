@@ -246,14 +246,23 @@ def write_predictions(
 
     With any sensitive task the file can be read by its owner alone (0600).
     """
-    lines = []
+    records = prediction_records(predictions, sensitive=sensitive, show_text=show_text)
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    write_text(path, "".join(lines), private=bool(sensitive))
+
+
+def prediction_records(
+    predictions: Iterable[Prediction], *, sensitive: Collection[str], show_text: bool
+) -> list[dict[str, Any]]:
+    """As they may be written: text of a task named in `sensitive` is null unless `show_text`."""
+    records = []
     for prediction in predictions:
         secret = prediction.task in sensitive or bool(prediction.sensitive)
         record = dataclasses.asdict(dataclasses.replace(prediction, sensitive=secret))
         if secret and not show_text:
             record.update(dict.fromkeys(TEXT_FIELDS))
-        lines.append(json.dumps(finite(record), ensure_ascii=False) + "\n")
-    write_text(path, "".join(lines), private=bool(sensitive))
+        records.append(finite(record))
+    return records
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -1,12 +1,15 @@
 """Greedy generation: prefill, then one token at a time from a KV cache, in one compiled loop.
 
-Legend: B prompts, P prefill length, M cache length (P + new tokens), D width, V vocabulary, N layers, G key-value heads, K head width.
+Legend: B prompts, P prefill length, M cache length (P + new tokens), D width, V vocabulary, N layers, G key-value
+heads, K head width.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,53 +18,56 @@ import numpy as np
 from itune.errors import UserError
 from itune.models.decoder import Compute, Decoder
 from itune.models.spec import ModelSpec, Params
+from itune.parallel.mesh import BATCH_AXES
 
 BUCKET = 128  # prompts are padded to a multiple of this: few shapes, few compilations
 
 
 def next_logits(model: Decoder, hidden_BD):
     """[B, V] float32."""
-    head = model.head_weights().astype(hidden_BD.dtype)
-    return jax.lax.dot_general(hidden_BD, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    head_VD = model.head_weights().astype(hidden_BD.dtype)
+    return jax.lax.dot_general(hidden_BD, head_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def prefill(model: Decoder, tokens_BP, length_B, max_new: int, compute: Compute):
-    """(hidden of each prompt's last token [B, D], cache with room for `max_new` more). Prompts are padded on the right."""
+def prefill(model: Decoder, tokens_BP, length_B, room: int, compute: Compute):
+    """(hidden of each prompt's last token [B, D], cache with `room` more positions). Padding is on the right."""
     B, P = tokens_BP.shape
-    positions = jnp.broadcast_to(jnp.arange(P), (B, P))
-    segments = (positions < length_B[:, None]).astype(jnp.int32)
-    hidden, (k, v) = model.hidden(tokens_BP, segments, positions, compute, keep_cache=True)
+    positions_BP = jnp.broadcast_to(jnp.arange(P)[None], (B, P))
+    segments_BP = (positions_BP < length_B[:, None]).astype(jnp.int32)
+    hidden_BPD, (k, v) = model.hidden(tokens_BP, segments_BP, positions_BP, compute, keep_cache=True)
     # [N, B, P, G, K] -> [N, B, G, M, K]; what padding left behind is overwritten before it is ever seen.
-    room = lambda x: jnp.pad(x.transpose(0, 1, 3, 2, 4), ((0, 0), (0, 0), (0, 0), (0, max_new), (0, 0)))  # noqa: E731
-    return hidden[jnp.arange(B), length_B - 1], (room(k), room(v))
+    widen = lambda x: jnp.pad(x.transpose(0, 1, 3, 2, 4), ((0, 0), (0, 0), (0, 0), (0, room), (0, 0)))  # noqa: E731
+    return hidden_BPD[jnp.arange(B), length_B - 1], (widen(k), widen(v))
 
 
 def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compute: Compute):
-    """New tokens [B, max_new] int32, EOS included, EOS ever after; and the gap between the two best logits at each [B, max_new]."""
-    hidden_BD, cache = prefill(model, tokens_BP, length_B, max_new, compute)
+    """New tokens [B, max_new] int32, EOS included, EOS ever after; and the gap between the two best logits at each.
 
-    def pick(hidden_BD):
-        best, token = jax.lax.top_k(next_logits(model, hidden_BD), 2)
-        return token[:, 0].astype(jnp.int32), best[:, 0] - best[:, 1]
+    The prompt runs through the model once, every new token but the last once; nothing runs once all rows have ended.
+    """
+
+    def pick(hidden_BD, done_B):
+        best_B2, token_B2 = jax.lax.top_k(next_logits(model, hidden_BD), 2)
+        token_B = jnp.where(done_B, eos_id, token_B2[:, 0].astype(jnp.int32))
+        return token_B, jnp.where(done_B, jnp.inf, best_B2[:, 0] - best_B2[:, 1]), done_B | (token_B == eos_id)
 
     def more(carry):
-        step, done_B = carry[0], carry[1]
+        step, done_B = carry[:2]
         return (step < max_new) & ~done_B.all()
 
     def one(carry):
-        step, done_B, hidden_BD, cache, out, gaps = carry
-        token_B, gap_B = pick(hidden_BD)
-        token_B = jnp.where(done_B, eos_id, token_B)
-        out, gaps = out.at[:, step].set(token_B), gaps.at[:, step].set(jnp.where(done_B, jnp.inf, gap_B))
-        done_B = done_B | (token_B == eos_id)
-        hidden_BD, cache = model.decode(token_B, cache, jnp.minimum(length_B + step, cache[0].shape[3] - 1), compute)
-        return step + 1, done_B, hidden_BD, cache, out, gaps
+        step, done_B, token_B, cache, out, gaps = carry
+        hidden_BD, cache = model.decode(token_B, cache, length_B + step - 1, compute)
+        token_B, gap_B, done_B = pick(hidden_BD, done_B)
+        return step + 1, done_B, token_B, cache, out.at[:, step].set(token_B), gaps.at[:, step].set(gap_B)
 
-    B = tokens_BP.shape[0]
-    out, gaps = jnp.full((B, max_new), eos_id, jnp.int32), jnp.full((B, max_new), jnp.inf, jnp.float32)
+    hidden_BD, cache = prefill(model, tokens_BP, length_B, max_new - 1, compute)
     # A prompt of length 0 is a filler row: done before it starts.
-    start = (jnp.zeros((), jnp.int32), length_B <= 0, hidden_BD, cache, out, gaps)
-    return jax.lax.while_loop(more, one, start)[4:]
+    token_B, gap_B, done_B = pick(hidden_BD, length_B <= 0)
+    B = tokens_BP.shape[0]
+    out = jnp.full((B, max_new), eos_id, jnp.int32).at[:, 0].set(token_B)
+    gaps = jnp.full((B, max_new), jnp.inf, jnp.float32).at[:, 0].set(gap_B)
+    return jax.lax.while_loop(more, one, (jnp.ones((), jnp.int32), done_B, token_B, cache, out, gaps))[4:]
 
 
 class Generator:
@@ -70,8 +76,11 @@ class Generator:
     def __init__(
         self, spec: ModelSpec, params: Params, compute: Compute, *, batch_size: int = 32, max_length: int | None = None
     ):
+        """batch_size: prompts decoded together.  max_length: of prompt and new tokens (default: the model's own)."""
         self.spec, self.params, self.batch_size = spec, params, batch_size
         self.max_length = max_length or spec.config.max_positions
+        # Over a mesh every device takes as many rows as the next.
+        self._rows = math.prod(compute.mesh.shape[axis] for axis in BATCH_AXES) if compute.mesh is not None else 1
 
         @functools.partial(jax.jit, static_argnames=("eos_id", "max_new"))
         def run(params, tokens_BP, length_B, eos_id, max_new):
@@ -80,7 +89,12 @@ class Generator:
         self._run = run
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_id: int, *, check=lambda: None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        eos_id: int,
+        *,
+        check: Callable[[], Any] = lambda: None,
     ) -> list[list[int]]:
         """One completion a prompt, in order, without EOS. Prompts of like length are decoded together.
 
@@ -90,17 +104,19 @@ class Generator:
         return [tokens for tokens, _ in self.generate_with_gaps(prompts, max_new_tokens, eos_id, check=check)]
 
     def generate_with_gaps(
-        self, prompts, max_new_tokens: int, eos_id: int, *, check=lambda: None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        eos_id: int,
+        *,
+        check: Callable[[], Any] = lambda: None,
     ) -> list[tuple[list[int], list[float]]]:
-        """As `generate`, with the gap between the two best logits at each new token (a near tie explains a difference)."""
+        """As `generate`, with the gap between the two best logits at each token (a near tie explains a difference)."""
+        if max_new_tokens < 1:
+            raise UserError(f"{max_new_tokens} new tokens: at least 1 is needed")
         for i, prompt in enumerate(prompts):
-            if not prompt:
-                raise UserError(f"prompt {i} is empty: there is nothing to continue")
-            if len(prompt) + max_new_tokens > self.max_length:
-                raise UserError(
-                    f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the model's {self.max_length} positions"
-                )
-        results: list = [None] * len(prompts)
+            self.check_length(f"prompt {i}", len(prompt), max_new_tokens)
+        results: list[Any] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for start in range(0, len(order), self.batch_size):
             check()
@@ -112,12 +128,24 @@ class Generator:
                 results[i] = (tokens[row, :n].tolist(), gaps[row, :n].tolist())
         return results
 
-    def _batch(self, prompts, max_new: int, eos_id: int):
+    def check_length(self, what: str, length: int, max_new_tokens: int) -> None:
+        """Raises: UserError if `what`, a prompt of `length` tokens, is empty or too long."""
+        if not length:
+            raise UserError(f"{what} is empty: there is nothing to continue")
+        if length + max_new_tokens > self.max_length:
+            raise UserError(
+                f"{what} has {length} tokens; with {max_new_tokens} new ones it exceeds the model's "
+                f"{self.max_length} positions"
+            )
+
+    def _batch(self, prompts: Sequence[Sequence[int]], max_new: int, eos_id: int):
+        """Of two host arrays [batch, max_new], the first rows are the prompts'; the rest fill up to a power of two."""
         size = min(self.batch_size, 1 << (len(prompts) - 1).bit_length())
+        size = -(-size // self._rows) * self._rows
         longest = max(map(len, prompts))
-        tokens = np.zeros((size, -(-longest // BUCKET) * BUCKET), np.int32)
-        length = np.zeros(size, np.int32)
+        tokens_BP = np.zeros((size, -(-longest // BUCKET) * BUCKET), np.int32)
+        length_B = np.zeros(size, np.int32)
         for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = prompt
-            length[row] = len(prompt)
-        return jax.device_get(self._run(self.params, tokens, length, eos_id, max_new))
+            tokens_BP[row, : len(prompt)] = prompt
+            length_B[row] = len(prompt)
+        return jax.device_get(self._run(self.params, tokens_BP, length_B, eos_id, max_new))

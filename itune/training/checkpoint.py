@@ -132,7 +132,7 @@ class Checkpoints:
             path = (self.folder / str(step) / "state").absolute()
             stored = reader.metadata(path).item_metadata.tree["params"]
             args = ocp.args.PyTreeRestore(
-                item={"params": {name: 0 for name in stored}},
+                item={"params": dict.fromkeys(stored, 0)},
                 restore_args={"params": {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}},
                 partial_restore=True,
             )

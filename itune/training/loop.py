@@ -136,6 +136,8 @@ class TrainingSteps:
                 state, metrics = self.model.train_step(state, self.model.frozen, self.model.put(batch), hparams, key)
                 problem = reader.push(step, batch, metrics, rate)
                 bar.update(line, completed=step, status=reader.status)
+                if not self.console.is_terminal and step and step % max(1, total // 20) == 0:
+                    self.console.print(f"step {step}/{total}  {reader.status}", highlight=False)  # a log shows no bar
                 self.checkpoints.poll()
                 problem = problem or self._between(state, reader)
                 if problem and self.config.train.on_nonfinite == "stop":

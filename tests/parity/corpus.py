@@ -25,9 +25,9 @@ FILES = (
 
 
 def data_dir() -> Path | None:
-    """$ITUNE_DATA_DIR, if it is a folder."""
-    path = Path(os.environ.get("ITUNE_DATA_DIR", ""))
-    return path if os.environ.get("ITUNE_DATA_DIR") and path.is_dir() else None
+    """$ITUNE_DATA_DIR, or shared/data beside the project as in tests/conftest.py; None if there is neither."""
+    path = Path(os.environ.get("ITUNE_DATA_DIR") or Path(__file__).resolve().parents[3] / "shared" / "data")
+    return path if path.is_dir() else None
 
 
 def texts(root: Path) -> list[str]:

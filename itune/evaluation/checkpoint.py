@@ -1,0 +1,119 @@
+"""One checkpoint of a run, measured again on the run's own examples."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from itune.config.load import load_run
+from itune.config.run import RunConfig
+from itune.data.manifest import Manifest
+from itune.errors import UserError
+from itune.evaluation.console import print_summary
+from itune.evaluation.evaluate import Evaluator, Snapshot
+from itune.evaluation.results import Evaluation, finite, notes_from_source, prediction_records, write_text
+from itune.evaluation.scoring import facts, predictions, read_source, score, state_eval
+from itune.inference import session
+from itune.parallel.config import MeshConfig
+from itune.parallel.mesh import check_shapes, make_mesh
+from itune.training.setup import DataSide, data_side
+
+# What may differ from the run: what is measured and where, never the model or the data that it was tuned on.
+FREE = ("evaluation", "mesh")
+
+
+def evaluate_checkpoint(
+    run: Path, step: str | None, bindings: Sequence[str], *, show_text: bool, output_format: str
+) -> int:
+    """Measures the run's checkpoint `step` (a number, "best", None for the newest); 0.
+
+    Prints the results and writes them to <run>/evaluation-step-N.json: evaluation.json's form with the state under
+    "after", with "step" and "predictions" beside it. Trains nothing and takes no lock.
+
+    Args:
+      bindings: of EvalConfig and MeshConfig, over the run's own.
+      show_text: also write text of sensitive tasks.
+
+    Raises: UserError.
+    """
+    console = Console(stderr=True)
+    config = read_config(run, bindings)
+    checkpoint = session.read_checkpoint(run, step)
+    data = data_side(config, lambda line: console.print(line, markup=False, highlight=False))
+    if checkpoint.meta.get("plan") != data.plan.digest:
+        warning = f"itune: warning: the data or its tasks have changed since {run} was trained"
+        console.print(warning, style="yellow", markup=False)
+    model = session.build(
+        data.folder,
+        config.weights,
+        tuning=config.tuning,
+        checkpoint=checkpoint,
+        prompt_format=config.data.prompt_format,
+        name=str(run),
+        mesh=_mesh(config, data),
+    )
+    console.print(f"Evaluating {run} at step {checkpoint.step} ...", markup=False, highlight=False)
+    snapshot = Evaluator(config, data.tokenizer, data.manifest, model).snapshot(model.params, lambda: None)
+    evaluation, record = _results(config, data, snapshot, run, console, show_text)
+    record = {"step": checkpoint.step, **record}
+    path = run / f"evaluation-step-{checkpoint.step}.json"
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n", private=data.manifest.sensitive)
+    if output_format == "json":
+        print(json.dumps(record, ensure_ascii=False))
+    else:
+        print_summary(evaluation, Console())
+    console.print(f"Written: {path}", markup=False, highlight=False)
+    return 0
+
+
+def read_config(run: Path, bindings: Sequence[str]) -> RunConfig:
+    """The run's saved config.gin under `bindings`, wherever the run has moved to.
+
+    Raises: UserError where there is no run, or for a binding that would make it another.
+    """
+    path = run / "config.gin"
+    if not path.is_file():
+        raise UserError(f"--model={run}: no run directory; python -m itune.train writes a config.gin there")
+    trained = load_run([path], model_dir=run)
+    config = load_run([path], bindings, model_dir=run)
+    for field in dataclasses.fields(config):
+        if field.name not in FREE and getattr(config, field.name) != getattr(trained, field.name):
+            raise UserError(
+                f"--gin.: a binding changes the run's {field.name}; a checkpoint is measured as it was trained, and "
+                "only EvalConfig and MeshConfig may differ"
+            )
+    return config
+
+
+def _mesh(config: RunConfig, data: DataSide) -> jax.sharding.Mesh:
+    """The run's mesh where it fits this machine's devices and the rows of EvalConfig.batch_size; else one device."""
+    try:
+        mesh = make_mesh(config.mesh)
+        rows, heads = config.evaluation.batch_size, data.model.num_kv_heads
+        check_shapes(mesh, batch_size=rows, accumulation=1, num_kv_heads=heads)
+    except ValueError:
+        return make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    return mesh
+
+
+def _results(
+    config: RunConfig, data: DataSide, snapshot: Snapshot, run: Path, console: Console, show_text: bool
+) -> tuple[Evaluation, dict[str, Any]]:
+    """What is printed, and what is written: the same and the predictions."""
+    manifest: Manifest = data.manifest
+    states = {"before": Snapshot(losses=()), "after": snapshot}
+    scored = score(config, states, run, console)
+    evaluation = Evaluation(
+        after=state_eval("after", snapshot, scored),
+        notes=notes_from_source(read_source(data.folder), held_out=bool(manifest.held_out)),
+        facts=facts("itune.evaluate"),
+    )
+    sensitive = {task.name for task in manifest.tasks() if task.sensitive}
+    found = prediction_records(predictions(states, scored), sensitive=sensitive, show_text=show_text)
+    return evaluation, {**finite(dataclasses.asdict(evaluation)), "predictions": found}

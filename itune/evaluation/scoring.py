@@ -1,0 +1,105 @@
+"""From snapshots to results: metrics by the tasks' own functions, an Eval a state, predictions side by side."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from itune.config.run import RunConfig
+from itune.errors import UserError
+from itune.evaluation import metrics_client
+from itune.evaluation.evaluate import Completion, Snapshot
+from itune.evaluation.results import Eval, Prediction, summarise
+
+
+def score(
+    config: RunConfig, states: Mapping[str, Snapshot | None], model_dir: Path, console: Console
+) -> dict[str, Any]:
+    """{"tasks": ...} from the metric process; without it, losses still stand."""
+    tasks: dict[str, Any] = {}
+    reference = states["after"]
+    for task in dict.fromkeys(c.task for c in (reference.completions if reference else ())):
+        chosen = {name: _of(snapshot, task) for name, snapshot in states.items() if snapshot is not None}
+        tasks[task] = {
+            "targets": [c.target for c in chosen["after"]],
+            "predictions": {name: [c.text for c in cs] or None for name, cs in chosen.items()},
+            "examples": [c.extras for c in chosen["after"]],
+        }
+    if not tasks:
+        return {"tasks": {}}
+    try:
+        answer = metrics_client.compute_metrics(config.data.modules, tasks, model_dir)
+    except UserError as error:
+        console.print(f"itune: warning: {error}; the report has losses only", style="yellow", markup=False)
+        return {"tasks": {}}
+    for task, lines in answer.get("errors", {}).items():
+        console.print(f"itune: warning: metrics of {task}: {lines[0]}", style="yellow", markup=False)
+    return answer
+
+
+def _of(snapshot: Snapshot, task: str) -> list[Completion]:
+    return sorted((c for c in snapshot.completions if c.task == task), key=lambda c: c.id)
+
+
+def state_eval(name: str, snapshot: Snapshot, scored: dict[str, Any]) -> Eval:
+    """The state called `name`: losses from its snapshot, metrics from what `score` answered."""
+    metrics = {task: values["metrics"].get(name, {}) for task, values in scored["tasks"].items()}
+    generated = {task: len(_of(snapshot, task)) for task in scored["tasks"]}
+    return summarise(snapshot.losses, metrics, generated)
+
+
+def predictions(states: Mapping[str, Snapshot | None], scored: dict[str, Any]) -> list[Prediction]:
+    """One a completion of the state "after", with what the other states made of the same example."""
+    reference = states["after"]
+    if reference is None:
+        return []
+    losses = {name: {(e.group, e.task, e.id): e.loss for e in s.losses} for name, s in states.items() if s is not None}
+    texts = {
+        name: {(c.group, c.task, c.id): c.text for c in s.completions} for name, s in states.items() if s is not None
+    }
+    out = []
+    for task in dict.fromkeys(c.task for c in reference.completions):
+        per_example = scored["tasks"].get(task, {}).get("per_example", {})
+        for n, c in enumerate(_of(reference, task)):
+            key = (c.group, c.task, c.id)
+            scores = {state: {m: values[n] for m, values in ms.items()} for state, ms in per_example.items()}
+            out.append(
+                Prediction(
+                    task=c.task,
+                    group=c.group,
+                    id=c.id,
+                    template=c.template,
+                    prompt=c.prompt,
+                    target=c.target,
+                    before=texts["before"].get(key),
+                    before_chat=texts["before_chat"].get(key) if "before_chat" in texts else None,
+                    after=texts["after"].get(key),
+                    scores=scores,
+                    loss_before=losses["before"].get(key),
+                    loss_after=losses["after"].get(key),
+                )
+            )
+    return out
+
+
+def read_source(folder: Path) -> dict[str, Any]:
+    """The model folder's SOURCE.json; {} where it isn't one that we made."""
+    path = folder / "SOURCE.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def facts(module: str) -> dict[str, str]:
+    """{label: text} about this process. module: the command's, such as "itune.train"."""
+    devices = jax.devices()
+    return {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
+        "versions": f"Python {platform.python_version()}, JAX {jax.__version__}",
+    }
