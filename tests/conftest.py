@@ -32,6 +32,19 @@ def smollm2() -> Path:
     return resolve("smollm2-135m-instruct")
 
 
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """A World whose runs/lora was trained for two steps and has a checkpoint of each, the first with a loss."""
+    from tests.world import World
+
+    world = World(tmp_path_factory.mktemp("small_run"))
+    quick = ("--gin.EvalConfig.generate_per_task=0", "--gin.EvalConfig.chat_baseline=False")
+    each = ("--gin.CheckpointConfig.every=1", "--gin.EvalConfig.every=1")
+    done = world.train("runs/lora", *quick, *each, "--gin.TRAIN_STEPS=2")
+    assert done.returncode == 0, done.stderr
+    return world
+
+
 @pytest.fixture(autouse=True)
 def _strict_jax(request: pytest.FixtureRequest):
     """Silent broadcasting of unlike ranks hides shape bugs: it raises in the tests of code that uses JAX."""

@@ -85,8 +85,8 @@ def read_config(run: Path, bindings: Sequence[str]) -> RunConfig:
     for field in dataclasses.fields(config):
         if field.name not in FREE and getattr(config, field.name) != getattr(trained, field.name):
             raise UserError(
-                f"--gin.: a binding changes the run's {field.name}; a checkpoint is measured as it was trained, and "
-                "only EvalConfig and MeshConfig may differ"
+                f"{', '.join(f'--gin.{b}' for b in bindings)}: would change the run's {field.name}; a checkpoint is "
+                "measured as it was trained, and only EvalConfig and MeshConfig may differ"
             )
     return config
 

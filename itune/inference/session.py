@@ -136,8 +136,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _tuning(fields: Mapping[str, Any]) -> Tuning:
     """config.json holds the fields of one of two classes, and not its name."""
-    kind = FullConfig if "patterns" in fields else LoRAConfig
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return FullConfig(**values) if "patterns" in fields else LoRAConfig(**values)
 
 
 def read_checkpoint(run: Path, step: str | None) -> Checkpoint:

@@ -70,7 +70,7 @@ class RMSNorm(nnx.Module):
 class Linear(nnx.Module):
     """y = x W, plus (alpha / rank) (x A) B where an adapter sits here.
 
-    w [D_in, D_out]; lora_a [A, D_in, R], normal with variance 1 / D_in; lora_b [A, R, D_out], zero at the start, so
+    w [D_in, D_out]; lora_a [A, D_in, R], normal with variance 1 / (3 D_in); lora_b [A, R, D_out], zero at the start, so
     that tuning starts from the base model (Hu et al. 2021). With several adapters the rows are A equal groups.
     """
 
@@ -91,7 +91,7 @@ class Linear(nnx.Module):
         self.adapted = lora is not None and name in lora.layers
         if lora is not None and self.adapted:
             a_shape, b_shape = (*stack, adapters, d_in, lora.rank), (*stack, adapters, lora.rank, d_out)
-            self.lora_a = parameter(LoRAParam, rngs(), a_shape, (*lead, "adapters", axes[0], None), d_in**-0.5)
+            self.lora_a = parameter(LoRAParam, rngs(), a_shape, (*lead, "adapters", axes[0], None), (3 * d_in) ** -0.5)
             self.lora_b = parameter(LoRAParam, rngs(), b_shape, (*lead, "adapters", None, axes[1]), 0)
             self.lora_scale = lora.alpha / lora.rank
 

@@ -114,5 +114,7 @@ def init_params(spec: ModelSpec, seed: int, paths=None) -> Params:
             out[path] = jnp.ones(shape, jnp.float32)
         else:
             fan_in = shape[-1] if leaf in ("embed", "head") else shape[-2]
-            out[path] = jax.random.normal(key, shape, jnp.float32) * fan_in**-0.5
+            # peft draws A uniformly with this variance; with the same, learning rates carry over.
+            variance = 1 / (3 * fan_in) if leaf == "lora_a" else 1 / fan_in
+            out[path] = jax.random.normal(key, shape, jnp.float32) * variance**0.5
     return out

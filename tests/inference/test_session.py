@@ -1,0 +1,201 @@
+"""Runs and their checkpoints, loaded again: by generate, by evaluate, on other devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from itune import cli, evaluate, generate
+from itune.errors import UserError
+from itune.inference import session
+from itune.training.checkpoint import Checkpoints
+from itune.training.config import CheckpointConfig
+from itune.training.step import TrainState
+from tests.world import World
+
+
+@pytest.fixture
+def run(small_run: World, monkeypatch) -> Path:
+    """The run directory; this process and those it starts find its cache and its task module."""
+    environment = small_run.environment()
+    for name in ("PYTHONPATH", "ITUNE_CACHE_DIR"):
+        monkeypatch.setenv(name, environment[name])
+    return small_run.folder / "runs" / "lora"
+
+
+def copy(run: Path, target: Path) -> Path:
+    shutil.copytree(run, target)
+    return target
+
+
+def test_a_run_is_its_base_and_its_adapters(run, small_run):
+    tuned, base = session.load(str(run)), session.load(str(small_run.model))
+    adapters = session.read_checkpoint(run, None).params
+    assert set(adapters) == set(tuned.spec.adapter_paths()) != set()
+    assert any(np.abs(a).max() > 0 for path, a in adapters.items() if path.endswith("lora_b")), "they were trained"
+    for path, array in {**base.params, **adapters}.items():
+        np.testing.assert_array_equal(tuned.params[path], array, err_msg=path)
+    assert tuned.name == f"{run} at step 2"
+    assert (tuned.prompt_format, base.prompt_format) == ("plain", "chat"), "the run's own; the template's"
+
+
+def test_the_step_picks_the_checkpoint(run):
+    newest, first, best = (session.read_checkpoint(run, step) for step in (None, "1", "best"))
+    assert (newest.step, first.step, best.step) == (2, 1, 1), "only step 1 was saved with a held-in loss"
+    assert any((newest.params[path] != first.params[path]).any() for path in newest.params)
+    with pytest.raises(UserError, match=r"--step=3: .* has no checkpoint of that step; there are 1, 2"):
+        session.read_checkpoint(run, "3")
+
+
+def test_full_tuning_takes_the_place_of_the_base(small_run, tmp_path):
+    config = {
+        "weights": {"source": str(small_run.model)},
+        "tuning": {"patterns": ["final_norm/.*"]},
+        "data": {"prompt_format": "chat"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    scale = jnp.full((32,), 3.0)
+    save(tmp_path, {"final_norm/scale": scale}, meta={"base": small_run.model.name})
+    tuned = session.load(str(tmp_path))
+    np.testing.assert_array_equal(tuned.params["final_norm/scale"], scale)
+    assert float(tuned.params["layers/mlp_norm/scale"].max()) == 1.0
+    save(tmp_path / "other", {"final_norm/scale": scale}, meta={"base": "another"})
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="was tuned from another, but"):
+        session.load(str(tmp_path / "other"))
+    save(tmp_path / "shape", {"final_norm/scale": scale[:8]}, meta={"base": small_run.model.name})
+    (tmp_path / "shape" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="final_norm/scale is not as config.json describes"):
+        session.load(str(tmp_path / "shape"))
+
+
+def save(folder: Path, params: dict, meta: dict, **losses: float) -> None:
+    folder.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(folder, CheckpointConfig())
+    for step in sorted(losses) or ["1"]:
+        state = TrainState(params, {}, jnp.asarray(int(step.strip("step")), jnp.int32))
+        checkpoints.save(state, meta, loss=losses.get(step))
+        checkpoints.finish()
+    checkpoints.close()
+
+
+def test_the_best_checkpoint_survives_a_resume(tmp_path):
+    """Its loss is on disk: a later process keeps it, though others are newer."""
+    w = {"w": jnp.zeros(8)}
+    save(tmp_path, w, {}, step1=2.0, step2=1.0, step3=3.0, step4=3.0)
+    save(tmp_path, w, {}, step5=3.0, step6=3.0)
+    assert session.read_checkpoint(tmp_path, "best").step == 2
+    save(tmp_path / "none", w, {})
+    with pytest.raises(UserError, match="was saved with a held-in loss"):
+        session.read_checkpoint(tmp_path / "none", "best")
+
+
+def test_a_checkpoint_is_read_on_other_devices_than_it_was_saved_on(tmp_path):
+    sharding = jax.sharding.NamedSharding(jax.make_mesh((8,), ("data",)), jax.sharding.PartitionSpec("data"))
+    save(tmp_path, {"w": jax.device_put(jnp.arange(8.0), sharding)}, {})
+    code = (
+        "import sys, jax; from pathlib import Path; from itune.inference import session; "
+        "print(len(jax.devices()), session.read_checkpoint(Path(sys.argv[1]), None).params['w'].tolist())"
+    )
+    alone = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=alone, capture_output=True, text=True)
+    assert done.stdout == f"1 {list(map(float, range(8)))}\n", done.stderr
+
+
+def call(main, capsys, *argv: str) -> tuple[int, str, str]:
+    code = cli.run(main, argv)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_generate_from_a_run(run, capsys):
+    flags = ("--prompt=1 plus 2 is", "--max_new_tokens=6", "--format=json")
+    code, out, err = call(generate.main, capsys, f"--model={run}", *flags)
+    assert code == 0 and err == f"{run} at step 2: prompt format 'plain'\n"
+    assert json.loads(out)["prompt"] == "1 plus 2 is"
+    code, out, err = call(generate.main, capsys, f"--model={run}", "--step=7", *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "there are 1, 2" in err
+
+
+def test_runs_that_cannot_be_loaded(run, tmp_path):
+    for name, broken in {
+        "none": "the run has no checkpoint yet",
+        "config": "a run without config.json",
+        "garbled": "config.json: not JSON",
+        "foreign": "not a config.json that this itune wrote",
+    }.items():
+        folder = copy(run, tmp_path / name)
+        if name == "none":
+            shutil.rmtree(folder / "checkpoints")
+        elif name == "config":
+            (folder / "config.json").unlink()
+        else:
+            (folder / "config.json").write_text("{" if name == "garbled" else "{}")
+        with pytest.raises(UserError, match=broken):
+            session.load(str(folder))
+
+
+def test_evaluate_measures_what_the_run_measured(run, capsys):
+    code, out, err = call(evaluate.main, capsys, f"--model={run}", "--format=json")
+    assert code == 0, err
+    found, trained = json.loads(out), json.loads((run / "evaluation.json").read_text())
+    assert found["step"] == 2 and found["predictions"] == []
+    assert set(found["after"]["held_in"]) == {"toy/add", "toy/echo"} and set(found["after"]["held_out"]) == {
+        "toy/count"
+    }
+    for group in ("held_in", "held_out"):
+        for task, result in found["after"][group].items():
+            assert result["examples"] == trained["after"][group][task]["examples"]
+            assert result["loss"] == pytest.approx(trained["after"][group][task]["loss"], rel=1e-5)
+            assert result["loss"] != pytest.approx(trained["before"][group][task]["loss"], rel=1e-5)
+    assert json.loads((run / "evaluation-step-2.json").read_text()) == found
+
+
+def test_evaluate_another_step_with_metrics_in_a_run_that_moved(run, tmp_path, capsys):
+    moved = copy(run, tmp_path / "moved")
+    flags = ("--step=best", "--gin.EvalConfig.generate_per_task=2", "--gin.EvalConfig.examples_per_task=3")
+    code, out, err = call(evaluate.main, capsys, f"--model={moved}", *flags)
+    assert code == 0, err
+    for text in ("held in", "held out", "toy/add", "toy/count", "loss", "exact_match"):
+        assert text in out
+    assert "change" not in out, "there is nothing to compare with"
+    record = json.loads((moved / "evaluation-step-1.json").read_text())
+    assert record["after"]["held_in"]["toy/add"]["examples"] == 3
+    assert len(record["predictions"]) == 6 and all(p["after"] is not None for p in record["predictions"])
+    assert not (run / "evaluation-step-1.json").exists()
+
+
+def test_evaluate_refuses_to_measure_another_run(run, tmp_path, capsys):
+    code, out, err = call(evaluate.main, capsys, f"--model={run}", "--gin.LoRAConfig.rank=2")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "would change the run's tuning" in err
+    code, _, err = call(evaluate.main, capsys, f"--model={run}", "--gin.EvalConfig.evry=2")
+    assert code == 2 and "Did you mean" in err
+    code, _, err = call(evaluate.main, capsys, f"--model={tmp_path}")
+    assert code == 2 and "no run directory" in err
+
+
+def test_evaluate_without_a_checkpoint_of_that_step(run, capsys):
+    code, _, err = call(evaluate.main, capsys, f"--model={run}", "--step=9")
+    assert (code, err.count("\n")) == (2, 1) and "there are 1, 2" in err
+
+
+@pytest.mark.parametrize("module", ["generate", "evaluate"])
+def test_help_loads_nothing(module):
+    code = (
+        f"import sys; from itune import {module}\n"
+        f"try: {module}.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('jax', 'numpy', 'gin', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "--step" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
