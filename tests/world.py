@@ -127,7 +127,9 @@ def write_model(folder: Path, *, seed: int = 0) -> Path:
 
 
 class World:
-    """Paths, and `python -m itune...` in processes of their own with one CPU device."""
+    """Paths, and `python -m itune...` in processes of their own with `devices` CPU devices."""
+
+    devices = 1
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -140,7 +142,9 @@ class World:
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.folder), str(ROOT)])
         keep = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "ITUNE_DATA_DIR")}
-        return keep | {"PYTHONPATH": path, "ITUNE_CACHE_DIR": str(self.cache), "JAX_PLATFORMS": "cpu"}
+        flags = f"--xla_force_host_platform_device_count={self.devices}"
+        ours = {"PYTHONPATH": path, "ITUNE_CACHE_DIR": str(self.cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        return keep | ours
 
     def start(self, *arguments: str, module: str = "itune.train") -> subprocess.Popen:
         return subprocess.Popen(

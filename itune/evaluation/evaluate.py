@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.inference.generate import Generator
+from itune.parallel.mesh import BATCH_AXES
 from itune.training.step import make_eval_step
 
 Check = Callable[[], None]  # called between batches; raises to stop
@@ -119,6 +121,9 @@ class Evaluator:
         self._examples: _Examples | None = None
         self._chat: _Examples | None = None
         e = config.evaluation
+        mesh = model.compute.mesh
+        devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh is not None else 1
+        self._rows = -(-e.batch_size // devices) * devices  # every device takes as many rows as the next
         self._generator = Generator(model.spec, {}, model.compute, batch_size=e.generate_batch)
         if self.tasks:
             prepared = [task for _, task in self.tasks]
@@ -155,14 +160,14 @@ class Evaluator:
             row_length=row_length,
             feature_lengths=feature_lengths,
             examples_per_task=e.examples_per_task,
-            batch_size=e.batch_size,
+            batch_size=self._rows,
         )
 
     def _with_step(self, plan: SequentialPlan, reader: RecordReader) -> _Examples:
         return _Examples(plan, reader, jax.jit(make_eval_step(self.model.spec, plan.S, self.model.compute)))
 
     def _losses(self, examples: _Examples, params: dict, check: Check) -> tuple[ExampleLoss, ...]:
-        plan, size, found = examples.plan, self.config.evaluation.batch_size, []
+        plan, size, found = examples.plan, self._rows, []
         for first in range(0, plan.num_rows, size):
             check()
             rows = [plan.row(i) for i in range(first, first + size)]
@@ -226,7 +231,7 @@ class Evaluator:
             row_length=length,
             feature_lengths=longest,
             examples_per_task=0,
-            batch_size=self.config.evaluation.batch_size,
+            batch_size=self._rows,
         )
         return self._with_step(plan, MemoryReader(records))
 

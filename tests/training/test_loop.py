@@ -173,3 +173,21 @@ def test_training_never_imports_tensorflow_or_seqio(world):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_same_command_on_eight_devices_gives_the_same_losses(world):
+    rows = ("--gin.BATCH_SIZE=4", "--gin.EvalConfig.generate_per_task=1")
+    mesh = ("--gin.MeshConfig.data=2", "--gin.MeshConfig.fsdp=2", "--gin.MeshConfig.tensor=2")
+    one = world.train("one", *QUICK[1:], *rows)
+    world.devices = 8
+    try:
+        eight = world.train("eight", *QUICK[1:], *rows, *mesh)
+        too_few = world.train("few", *QUICK, "--gin.MeshConfig.data=3")
+    finally:
+        world.devices = 1
+    assert one.returncode == eight.returncode == 0, eight.stderr
+    ours, theirs = world.losses("eight"), world.losses("one")
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-5)
+    texts = [(world.folder / run / "predictions.jsonl").read_text().count("\n") for run in ("one", "eight")]
+    assert texts[0] == texts[1] == 3
+    assert too_few.returncode == 2 and "does not cover 8 devices" in too_few.stderr
