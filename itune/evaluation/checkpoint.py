@@ -56,7 +56,7 @@ def evaluate_checkpoint(
         checkpoint=checkpoint,
         prompt_format=config.data.prompt_format,
         name=str(run),
-        mesh=_mesh(config, data),
+        mesh=_mesh(config, data, console),
     )
     console.print(f"Evaluating {run} at step {checkpoint.step} ...", markup=False, highlight=False)
     snapshot = Evaluator(config, data.tokenizer, data.manifest, model).snapshot(model.params, lambda: None)
@@ -91,13 +91,14 @@ def read_config(run: Path, bindings: Sequence[str]) -> RunConfig:
     return config
 
 
-def _mesh(config: RunConfig, data: DataSide) -> jax.sharding.Mesh:
-    """The run's mesh where it fits this machine's devices and the rows of EvalConfig.batch_size; else one device."""
+def _mesh(config: RunConfig, data: DataSide, console: Console) -> jax.sharding.Mesh:
+    """The run's mesh where it fits this machine's devices; else one device, and a line that says so."""
     try:
         mesh = make_mesh(config.mesh)
-        rows, heads = config.evaluation.batch_size, data.model.num_kv_heads
-        check_shapes(mesh, batch_size=rows, accumulation=1, num_kv_heads=heads)
-    except ValueError:
+        # Evaluator fills its rows up to a multiple of the devices.
+        check_shapes(mesh, batch_size=mesh.size, accumulation=1, num_kv_heads=data.model.num_kv_heads)
+    except ValueError as error:
+        console.print(f"{error}: evaluating on one", markup=False, highlight=False)
         return make_mesh(MeshConfig(data=1), jax.devices()[:1])
     return mesh
 

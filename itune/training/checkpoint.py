@@ -64,8 +64,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the lowest held-in loss of those that were saved with one; None if there is none."""
-        losses = {step: m["loss"] for step in self.steps() if (m := self._manager.metrics(step)) is not None}
-        return min(losses, key=lambda step: (losses[step], step), default=None)
+        return self._manager.best_step()
 
     def save(self, state: TrainState, meta: dict, *, loss: float | None = None) -> None:
         """Starts an asynchronous save of `state` at its own step; `loss` (held-in) ranks it among the best."""

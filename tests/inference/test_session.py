@@ -147,6 +147,7 @@ def test_runs_that_cannot_be_loaded(run, tmp_path):
 def test_evaluate_measures_what_the_run_measured(run, capsys):
     code, out, err = call(evaluate.main, capsys, f"--model={run}", "--format=json")
     assert code == 0, err
+    assert "evaluating on one" not in err, "all eight devices of this process took part"
     found, trained = json.loads(out), json.loads((run / "evaluation.json").read_text())
     assert found["step"] == 2 and found["predictions"] == []
     assert set(found["after"]["held_in"]) == {"toy/add", "toy/echo"} and set(found["after"]["held_out"]) == {
@@ -163,8 +164,9 @@ def test_evaluate_measures_what_the_run_measured(run, capsys):
 def test_evaluate_another_step_with_metrics_in_a_run_that_moved(run, tmp_path, capsys):
     moved = copy(run, tmp_path / "moved")
     flags = ("--step=best", "--gin.EvalConfig.generate_per_task=2", "--gin.EvalConfig.examples_per_task=3")
-    code, out, err = call(evaluate.main, capsys, f"--model={moved}", *flags)
+    code, out, err = call(evaluate.main, capsys, f"--model={moved}", *flags, "--gin.MeshConfig.data=3")
     assert code == 0, err
+    assert "does not cover 8 devices: evaluating on one" in err.replace("\n", " ")
     for text in ("held in", "held out", "toy/add", "toy/count", "loss", "exact_match"):
         assert text in out
     assert "change" not in out, "there is nothing to compare with"
