@@ -23,9 +23,8 @@ def main(argv: Sequence[str]) -> int:
     from itune.cache import cache_dir
     from itune.data import launch, prepare
 
-    limits = {"max_bad_records": flags.max_bad_records, "workers": flags.workers}
     folder = weights.resolve(config.weights.source)
-    manifest = launch.ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), **limits)
+    manifest = launch.ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), workers=flags.workers)
     print(json.dumps(dataclasses.asdict(manifest)) if flags.format == "json" else "\n".join(prepare.summary(manifest)))
     return 0
 
@@ -47,7 +46,6 @@ def _parser() -> cli.Parser:
     example = "python -m itune.prepare --gin_file=gin_configs/recipes/quickstart.gin"
     parser = cli.Parser(prog="python -m itune.prepare", description=__doc__.split(": ", 1)[1], example=example)
     cli.add_config_flags(parser)
-    parser.add_argument("--max_bad_records", type=int, default=0, help="bad examples a split that may be left out")
     parser.add_argument("--workers", type=int, default=2, help="processes, when there is much to do")
     parser.add_argument("--request", help=argparse.SUPPRESS)
     parser.add_argument("--manifest", help=argparse.SUPPRESS)

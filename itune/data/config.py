@@ -25,6 +25,7 @@ class DataConfig:
       variants: V keyed renderings of each example (template choice) written by prepare.
       prepare_seed: keys the renderings. The run's seed never reaches prepare, so seeds share shards.
       max_epochs: stop drawing from a task after this many epochs; 0 means no limit.
+      max_bad_records: examples a split that may fail, be left out and counted before it is an error.
     """
 
     mixture: str
@@ -39,6 +40,7 @@ class DataConfig:
     variants: int = 1
     prepare_seed: int = 0
     max_epochs: int = 0
+    max_bad_records: int = 0
 
     def __post_init__(self) -> None:
         if self.prompt_format not in PROMPT_FORMATS:
@@ -56,5 +58,6 @@ class DataConfig:
         for name in ("row_length", "window", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must be at least 1")
-        if self.prepare_seed < 0 or self.max_epochs < 0:
-            raise ValueError("DataConfig.prepare_seed and max_epochs must not be negative")
+        for name in ("prepare_seed", "max_epochs", "max_bad_records"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"DataConfig.{name}={getattr(self, name)} must not be negative")

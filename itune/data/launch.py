@@ -25,7 +25,6 @@ def ensure_prepared(
     *,
     cache: Path,
     echo: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
-    max_bad_records: int = 0,
     workers: int = 2,
 ) -> Manifest:
     """The manifest of the tasks that a run trains on and evaluates; their shards are on disk when this returns.
@@ -35,12 +34,11 @@ def ensure_prepared(
 
     Args:
       model_folder: a local folder in Hugging Face layout; its tokenizer makes the tokens.
-      max_bad_records: bad examples a split that may be left out (and counted) before it is an error.
 
     Raises:
       UserError: the prepare process's one-line error.
     """
-    request = Request.from_config(data, evaluation, model_folder, cache=cache, max_bad_records=max_bad_records)
+    request = Request.from_config(data, evaluation, model_folder, cache=cache)
     request = dataclasses.replace(request, workers=workers)
     path = request.manifest_path()
     path.parent.mkdir(parents=True, exist_ok=True)

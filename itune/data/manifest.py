@@ -75,13 +75,11 @@ class Request:
     feature_lengths: dict[str, int]
     cache: str
     directory: str
-    max_bad_records: int = 0
+    max_bad_records: int
     workers: int = 2
 
     @classmethod
-    def from_config(
-        cls, data: DataConfig, evaluation: EvalConfig, model_folder: Path, *, cache: Path, max_bad_records: int = 0
-    ) -> Request:
+    def from_config(cls, data: DataConfig, evaluation: EvalConfig, model_folder: Path, *, cache: Path) -> Request:
         return cls(
             mixture=data.mixture,
             modules=list(data.modules),
@@ -96,7 +94,7 @@ class Request:
             feature_lengths=dict(sorted(data.feature_lengths.items())),
             cache=str(Path(cache).resolve()),
             directory=os.getcwd(),
-            max_bad_records=max_bad_records,
+            max_bad_records=data.max_bad_records,
         )
 
     def manifest_path(self) -> Path:

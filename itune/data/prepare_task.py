@@ -118,7 +118,7 @@ class PreparableTask:
             where = f"task {self.info.name!r}, split {split!r}"
             raise UserError(
                 f"{where}: it was prepared without {completed['skipped']} bad examples ({completed['skipped_ids'][0]}, "
-                f"...), and max_bad_records is {self.request.max_bad_records}"
+                f"...), and DataConfig.max_bad_records is {self.request.max_bad_records}"
             )
         if not fresh and completed["sensitive"] != self.info.sensitive:
             self._mark_sensitive(directory, completed)
@@ -270,8 +270,9 @@ class PreparableTask:
         skipped.append(name or f"number {position}")
         limit = self.request.max_bad_records
         if len(skipped) > limit:
-            many = f" ({len(skipped)} bad records; max_bad_records is {limit})" if limit else ""
-            raise UserError(f"{where}: {error}{many}")
+            raise UserError(
+                f"{where}: {error} ({len(skipped)} bad; DataConfig.max_bad_records={limit} may be left out)"
+            )
 
     def _id_at(self, split: str, position: int) -> str:
         """ " (id 'x')" of a row of the source that the pipeline failed on: right where steps map rows one to one."""

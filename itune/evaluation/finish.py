@@ -14,7 +14,7 @@ from itune.evaluation.console import print_summary
 from itune.evaluation.evaluate import Snapshot
 from itune.evaluation.report import write_report
 from itune.evaluation.results import Evaluation, notes_from_source, pool, write_predictions
-from itune.evaluation.scoring import facts, predictions, read_source, score, state_eval
+from itune.evaluation.scoring import facts, metric_notes, predictions, read_source, score, state_eval
 
 
 def finish_run(
@@ -42,7 +42,7 @@ def finish_run(
         before_chat=evals.get("before_chat"),
         after=evals.get("after"),
         pooled=pool(before.losses, after.losses),
-        notes=notes_from_source(read_source(folder), held_out=bool(manifest.held_out)),
+        notes=(*notes_from_source(read_source(folder), held_out=bool(manifest.held_out)), *metric_notes(scored)),
         facts=facts("itune.train"),
         timings=timings,
     )

@@ -22,7 +22,7 @@ from itune.evaluation.results import Eval, Prediction, summarise
 def score(
     config: RunConfig, states: Mapping[str, Snapshot | None], model_dir: Path, console: Console
 ) -> dict[str, Any]:
-    """{"tasks": ...} from the metric process; without it, losses still stand."""
+    """{"tasks": ..., "errors": ..., "notes": ...} from the metric process; without it, losses still stand."""
     tasks: dict[str, Any] = {}
     reference = states["after"]
     for task in dict.fromkeys(c.task for c in (reference.completions if reference else ())):
@@ -38,7 +38,7 @@ def score(
         answer = metrics_client.compute_metrics(config.data.modules, tasks, model_dir)
     except UserError as error:
         console.print(f"itune: warning: {error}; the report has losses only", style="yellow", markup=False)
-        return {"tasks": {}}
+        return {"tasks": {}, "errors": {"every task": [str(error)]}}
     for task, lines in answer.get("errors", {}).items():
         console.print(f"itune: warning: metrics of {task}: {lines[0]}", style="yellow", markup=False)
     return answer
@@ -46,6 +46,13 @@ def score(
 
 def _of(snapshot: Snapshot, task: str) -> list[Completion]:
     return sorted((c for c in snapshot.completions if c.task == task), key=lambda c: c.id)
+
+
+def metric_notes(scored: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences for the reader: which metrics are missing and why, and what the metric process remarked."""
+    failed = [f"Metrics of {t} are missing: {line}" for t, ls in scored.get("errors", {}).items() for line in ls]
+    remarks = [f"Metrics of {t}: {line}" for t, ls in scored.get("notes", {}).items() for line in ls]
+    return (*failed, *remarks)
 
 
 def state_eval(name: str, snapshot: Snapshot, scored: dict[str, Any]) -> Eval:

@@ -56,7 +56,7 @@ BAD = """
 
 def test_a_bad_record_stops_with_its_task_split_and_id(toy: Toy) -> None:
     toy.write(BAD)
-    with pytest.raises(UserError, match="^task 'empty', split 'train', record 'r2': its targets are empty$"):
+    with pytest.raises(UserError, match="^task 'empty', split 'train', record 'r2': its targets are empty "):
         toy.prepare(mixture="empty")
     with pytest.raises(UserError, match=r"task 'failing', split 'train', record number 2 \(id 'r2'\).*no such thing"):
         toy.prepare(mixture="failing")

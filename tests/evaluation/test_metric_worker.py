@@ -12,6 +12,7 @@ import pytest
 
 from itune.errors import UserError
 from itune.evaluation import metrics_client
+from itune.evaluation.scoring import metric_notes
 
 TASKS = """
 import seqio
@@ -83,6 +84,10 @@ def test_tasks_of_ours_and_of_plain_seqio_are_scored_in_one_process(
     assert answer["errors"]["foreign_broken"][0] == "broken: ValueError: cannot score A"
     assert answer["errors"]["ours/secret"] == ["broken: ValueError"]  # a message could quote protected text
     assert "ours/open" in answer["errors"]["ours/opne"][0]
+    sentences = metric_notes(answer)
+    assert "Metrics of foreign_broken are missing: broken: ValueError: cannot score A" in sentences
+    assert "Metrics of ours/secret are missing: broken: ValueError" in sentences
+    assert any(line.startswith("Metrics of foreign_plain: not computed") for line in sentences)
     assert list((tmp_path / "run").iterdir()) == []  # request and answer are gone: they may hold sensitive text
 
 
