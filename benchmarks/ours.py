@@ -1,4 +1,4 @@
-"""Our side of train_step.py: python benchmarks/ours.py JOB.json. Prints what `measure` returns, as JSON.
+"""Our side of train_step.py: python benchmarks/ours.py JOB.json f32|bf16. Prints what `measure` returns, as JSON.
 
 The model, its state and the step come from `itune.training.setup`, and are called as `itune.training.loop` calls them;
 only that each step is waited for, where the loop lets the next one start before it reads the last one's numbers.
@@ -60,7 +60,7 @@ def load(job: dict[str, Any], config: RunConfig) -> ModelSide:
 
 
 def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    job = json.loads(Path(sys.argv[1]).read_text("utf-8")) | {"dtype": sys.argv[2]}
     with np.load(job["batches"]) as arrays:
         columns = {name: arrays[name] for name in FIELDS if name in arrays}
     num_steps = len(columns["tokens"])

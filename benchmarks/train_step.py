@@ -28,7 +28,7 @@ from itune.weights import resolve  # noqa: E402
 
 WARMUP = 1  # steps that a process makes before those that count; ours compiles in it
 UNIT = "useful tokens/s"
-PEER = "transformers+peft"
+OURS, PEER = "itune", "transformers+peft"
 TOLERANCE = {"f32": 1e-3, "bf16": 2e-2}  # of the first loss, relative; of a pair, the looser
 ADAMW = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
 Run = dict[str, Any]  # what a process printed
@@ -42,7 +42,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="packed rows a step")
     parser.add_argument("--length", type=int, default=512, help="tokens a packed row")
     parser.add_argument("--mode", choices=("lora", "full"), default="lora")
-    parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="f32", help="ours")
+    parser.add_argument("--dtype", choices=tuple(TOLERANCE), nargs="+", default=["f32", "bf16"], help="ours")
     parser.add_argument("--peer_dtype", choices=tuple(TOLERANCE), nargs="+", default=["f32", "bf16"])
     parser.add_argument("--model", default="smollm2-135m-instruct", help="a known model, a folder or a .gguf file")
     parser.add_argument("--rows", default="", help="JSONL of prompt and completion; default: synthetic clinical rows")
@@ -85,7 +85,6 @@ def make_job(flags: argparse.Namespace, folder: Path, scratch: Path) -> Job:
         "warmup": WARMUP,
         "steps": flags.steps,
         "mode": flags.mode,
-        "dtype": flags.dtype,
         "rank": 16,
         "alpha": 32.0,
         "learning_rate": 1e-4,
@@ -97,7 +96,9 @@ def make_job(flags: argparse.Namespace, folder: Path, scratch: Path) -> Job:
 
 def child(*command: str | Path) -> str:
     """The last line that a program of ours prints; its error, if it fails, ends the benchmark. CPU only."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # Huge pages for all sides: itune.train asks for them by itself (itune.memory).
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
+    environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run([str(c) for c in command], cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{Path(command[1]).name} failed ({done.returncode}):\n{done.stderr[-3000:].strip()}")
@@ -107,7 +108,9 @@ def child(*command: str | Path) -> str:
 
 def sides(flags: argparse.Namespace, job_path: Path) -> dict[str, list[str | Path]]:
     """{name: command}, in the order in which they take turns."""
-    commands: dict[str, list[str | Path]] = {f"itune {flags.dtype}": [sys.executable, HERE / "ours.py", job_path]}
+    commands: dict[str, list[str | Path]] = {}
+    for dtype in dict.fromkeys(flags.dtype):
+        commands[f"{OURS} {dtype}"] = [sys.executable, HERE / "ours.py", job_path, dtype]
     if not flags.no_peer:
         peer = HERE / "peers" / "transformers_peft.py"
         for dtype in dict.fromkeys(flags.peer_dtype):
@@ -115,18 +118,20 @@ def sides(flags: argparse.Namespace, job_path: Path) -> dict[str, list[str | Pat
     return commands
 
 
-def check_same(ours: Run, name: str, peer: Run, job: Job) -> None:
-    """Ends the benchmark if a peer did not compute what we did: a ratio of two different things says nothing."""
-    if ours["trainable"] != peer["trainable"]:
-        sys.exit(f"not the same computation: {ours['trainable']} parameters train here, {peer['trainable']} in {name}")
-    tolerance = max(TOLERANCE[job["dtype"]], TOLERANCE[name.rsplit(" ", 1)[1]])
+def check_same(first: str, ours: Run, name: str, other: Run, job: Job) -> None:
+    """Ends the benchmark if two sides computed different things: their ratio says nothing."""
+    if ours["trainable"] != other["trainable"]:
+        sys.exit(
+            f"not the same computation: {ours['trainable']} parameters train in {first}, {other['trainable']} in {name}"
+        )
+    tolerance = max(TOLERANCE[side.rsplit(" ", 1)[1]] for side in (first, name))
     # Fresh adapters leave the first loss alone, but their gradient's norm depends on how A was drawn.
     values = ["losses"] if job["mode"] == "lora" else ["losses", "grad_norms"]
     for value in values:
-        mine, theirs = ours[value][0], peer[value][0]
+        mine, theirs = ours[value][0], other[value][0]
         if not abs(mine - theirs) <= tolerance * abs(theirs):
             sys.exit(
-                f"not the same computation: {value}[0] is {mine:.6f} here and {theirs:.6f} in {name}, "
+                f"not the same computation: {value}[0] is {mine:.6f} in {first} and {theirs:.6f} in {name}, "
                 f"which differ by more than {tolerance:g} of it"
             )
 
@@ -175,20 +180,25 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def result(found: dict[str, dict[str, Any]], job: Job, flags: argparse.Namespace, more: dict[str, Any]) -> Run:
-    """The last line. `peer` is the quickest of the peer's variants."""
-    ours, *peers = found
-    best = max(peers, key=lambda name: found[name]["useful_tokens_per_s"], default=None)
-    rate, peer_rate = found[ours]["useful_tokens_per_s"], found[best]["useful_tokens_per_s"] if best else None
-    setup = {key: job[key] for key in ("mode", "dtype", "batch", "length", "rank", "alpha", "steps", "examples")}
+    """The last line. `ours` and `peer` are the quickest variant of either side."""
+    rates = {name: side["useful_tokens_per_s"] for name, side in found.items()}
+    ours, best = (
+        max((n for n in rates if n.startswith(of)), key=rates.__getitem__, default=None) for of in (OURS, PEER)
+    )
+    rate, peer_rate = rates[ours] if ours else None, rates[best] if best else None
+    pairs = {d: (rates.get(f"{OURS} {d}"), rates.get(f"{PEER} {d}")) for d in TOLERANCE}
+    setup = {key: job[key] for key in ("mode", "batch", "length", "rank", "alpha", "steps", "examples")}
     timed = slice(job["warmup"], None)
     return {
         "name": "train_step",
         "ours": rate,
         "peer": peer_rate,
-        "ratio": round(rate / peer_rate, 3) if peer_rate else None,
+        "ratio": round(rate / peer_rate, 3) if rate and peer_rate else None,
         "unit": UNIT,
         "machine": machine(),
+        "ours_variant": ours,
         "peer_variant": best,
+        "ratio_by_dtype": {d: round(mine / theirs, 3) for d, (mine, theirs) in pairs.items() if mine and theirs},
         "memory_gb": {name: side["peak_memory_gb"] for name, side in found.items()},
         **setup,
         "rounds": flags.rounds,
@@ -219,7 +229,10 @@ def main() -> None:
     answer = result(found, job, flags, more)
     print(f"\n{table(found)}\n")
     if answer["ratio"]:
-        print(f"{answer['ratio']:.2f} times the quickest variant of the peer ({answer['peer_variant']}).")
+        print(
+            f"{answer['ours_variant']} runs at {answer['ratio']:.2f} times the rate of {answer['peer_variant']}, "
+            "the quickest of either side."
+        )
     if load_before > 0.5:
         print(f"The machine was busy before we began (load {load_before:.1f}): not numbers to publish.")
     line = json.dumps(answer)
@@ -231,13 +244,13 @@ def main() -> None:
 def alternate(flags: argparse.Namespace, job: Job, job_path: Path) -> dict[str, list[Run]]:
     """{side: its run of each round}. Fails at the first pair that disagrees, not after the last round."""
     commands = sides(flags, job_path)
-    ours, runs = next(iter(commands)), {name: list[Run]() for name in commands}
+    first, runs = next(iter(commands)), {name: list[Run]() for name in commands}
     for number in range(1, flags.rounds + 1):
         for name, command in commands.items():
             run = json.loads(child(*command))
             runs[name].append(run)
-            if name != ours:
-                check_same(runs[ours][-1], name, run, job)
+            if name != first:
+                check_same(first, runs[first][-1], name, run, job)
             rate = summary([run], job)["useful_tokens_per_s"]
             print(f"round {number} of {flags.rounds}, {name}: {rate:.0f} {UNIT}", flush=True)
     return runs

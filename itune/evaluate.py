@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from itune import cli
+from itune.memory import use_huge_pages
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,4 +41,5 @@ def _parser() -> cli.Parser:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(cli.run(main))

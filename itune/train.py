@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from itune import cli
 from itune.errors import UserError
+from itune.memory import use_huge_pages
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,4 +50,5 @@ def _parser() -> cli.Parser:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(cli.run(main))

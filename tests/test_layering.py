@@ -27,6 +27,7 @@ PLACES = [
     ("itune.errors", 0, "leaves"),
     ("itune.batch", 0, "leaves"),
     ("itune.cache", 0, "leaves"),
+    ("itune.memory", 0, "leaves"),
     ("itune.data.config", 0, "leaves"),
     ("itune.models.config", 0, "leaves"),
     ("itune.parallel.config", 0, "leaves"),

@@ -23,12 +23,6 @@ from itune.parallel.mesh import BATCH_AXES
 BUCKET = 128  # prompts are padded to a multiple of this: few shapes, few compilations
 
 
-def next_logits(model: Decoder, hidden_BD):
-    """[B, V] float32."""
-    head_VD = model.head_weights().astype(hidden_BD.dtype)
-    return jax.lax.dot_general(hidden_BD, head_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-
-
 def prefill(model: Decoder, tokens_BP, length_B, room: int, compute: Compute):
     """(hidden of each prompt's last token [B, D], cache with `room` more positions). Padding is on the right."""
     B, P = tokens_BP.shape
@@ -47,7 +41,7 @@ def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compu
     """
 
     def pick(hidden_BD, done_B):
-        best_B2, token_B2 = jax.lax.top_k(next_logits(model, hidden_BD), 2)
+        best_B2, token_B2 = jax.lax.top_k(model.head_logits(hidden_BD, compute), 2)
         token_B = jnp.where(done_B, eos_id, token_B2[:, 0].astype(jnp.int32))
         return token_B, jnp.where(done_B, jnp.inf, best_B2[:, 0] - best_B2[:, 1]), done_B | (token_B == eos_id)
 

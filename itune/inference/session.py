@@ -208,7 +208,7 @@ def build(
         mesh=mesh if mesh.size > 1 else None,
     )
     put = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731
-    base = load_base(folder, spec, lambda p, a: put(p, trained.get(p, a)), frozen_dtype=weights.compute_dtype)
+    base = load_base(folder, spec, lambda p, a: put(p, trained.get(p, a)), frozen_dtype=compute.activations)
     adapters = {path: put(path, trained[path]) for path in spec.adapter_paths()}
     return Session(
         name=name,

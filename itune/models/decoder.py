@@ -16,20 +16,26 @@ from jax.sharding import Mesh
 
 from itune.models.attention import attend, cached_attention
 from itune.models.config import LoRAConfig, ModelConfig
-from itune.models.layers import NO_DROPOUT, Dropout, Linear, RMSNorm, embedding_stddev, parameter, rope
+from itune.models.layers import NO_DROPOUT, Dropout, Linear, RMSNorm, dot, embedding_stddev, parameter, rotate, rotation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compute:
     """How a forward pass is computed; none of it changes what is computed.
 
-    dtype: of activations.  scan: loop over one compiled layer.  attention: backend.  mesh: None for one device.
+    dtype: of the operands of wide products.  scan: loop over one compiled layer.  attention: backend.
+    mesh: None for one device.
     """
 
     dtype: str = "float32"
     scan: bool = True
     attention: str = "auto"
     mesh: Mesh | None = None
+
+    @property
+    def activations(self) -> str:
+        """The dtype of what lies between products. On CPU float32: elementwise bfloat16 is emulated there."""
+        return "float32" if jax.default_backend() == "cpu" else self.dtype
 
 
 class Attention(nnx.Module):
@@ -43,17 +49,16 @@ class Attention(nnx.Module):
         self.v_proj = Linear("v_proj", c.width, groups, ("embed", "kv_heads"), lora, **kw)
         self.o_proj = Linear("o_proj", heads, c.width, ("heads", "embed"), lora, **kw)
 
-    def qkv(self, x_BLD, positions_BL, dropout: Dropout):
+    def qkv(self, x_BLD, sin_cos, dtype: str, dropout: Dropout):
         """Rotated queries [B, L, H, K] and keys [B, L, G, K], and values [B, L, G, K]."""
-        B, L, _ = x_BLD.shape
-        K, base = self.config.head_dim, self.config.rope_base
-        q = self.q_proj(x_BLD, dropout, 0).reshape(B, L, -1, K)
-        k = self.k_proj(x_BLD, dropout, 1).reshape(B, L, -1, K)
-        v = self.v_proj(x_BLD, dropout, 2).reshape(B, L, -1, K)
-        return rope(q, positions_BL, base), rope(k, positions_BL, base), v
+        heads = (*x_BLD.shape[:2], -1, self.config.head_dim)
+        q = self.q_proj(x_BLD, dtype, dropout, 0).reshape(heads)
+        k = self.k_proj(x_BLD, dtype, dropout, 1).reshape(heads)
+        v = self.v_proj(x_BLD, dtype, dropout, 2).reshape(heads)
+        return rotate(q, sin_cos), rotate(k, sin_cos), v
 
-    def output(self, y_BLHK, dropout: Dropout):
-        return self.o_proj(y_BLHK.reshape(*y_BLHK.shape[:2], -1), dropout, 3)
+    def output(self, y_BLHK, dtype: str, dropout: Dropout):
+        return self.o_proj(y_BLHK.reshape(*y_BLHK.shape[:2], -1), dtype, dropout, 3)
 
 
 class MLP(nnx.Module):
@@ -64,15 +69,15 @@ class MLP(nnx.Module):
         self.up_proj = Linear("up_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
         self.down_proj = Linear("down_proj", c.mlp_width, c.width, ("mlp", "embed"), lora, **kw)
 
-    def gate_and_up(self, x_BLD, dropout: Dropout):
-        return self.gate_proj(x_BLD, dropout, 4), self.up_proj(x_BLD, dropout, 5)
+    def gate_and_up(self, x_BLD, dtype: str, dropout: Dropout):
+        return self.gate_proj(x_BLD, dtype, dropout, 4), self.up_proj(x_BLD, dtype, dropout, 5)
 
-    def down(self, gate_BLF, up_BLF, dropout: Dropout):
-        return self.down_proj(jax.nn.silu(gate_BLF) * up_BLF, dropout, 6)
+    def down(self, gate_BLF, up_BLF, dtype: str, dropout: Dropout):
+        return self.down_proj(jax.nn.silu(gate_BLF) * up_BLF, dtype, dropout, 6)
 
-    def __call__(self, x_BLD, dropout: Dropout):
-        gate, up = self.gate_and_up(x_BLD, dropout)
-        return self.down(gate, up, dropout)
+    def __call__(self, x_BLD, dtype: str, dropout: Dropout):
+        gate, up = self.gate_and_up(x_BLD, dtype, dropout)
+        return self.down(gate, up, dtype, dropout)
 
 
 class Block(nnx.Module):
@@ -90,26 +95,27 @@ class Block(nnx.Module):
         # With adapters dropout sits on their inputs, as in the LoRA paper; without, on the residual branches, as in T5.
         return y_BLD if self.adapted else dropout(y_BLD, site)
 
-    def __call__(self, x_BLD, segment_ids_BL, positions_BL, compute: Compute, dropout: Dropout):
+    def __call__(self, x_BLD, segment_ids_BL, sin_cos, compute: Compute, dropout: Dropout):
+        dtype = compute.dtype
         branch = dropout if self.adapted else NO_DROPOUT
         # What is cheap to make again (norms, rotations, activations, thin adapter products) is not kept for the
         # backward pass; what went through a wide product is: half the memory, and no wide product made twice.
         again = functools.partial(jax.checkpoint, prevent_cse=not compute.scan)
-        q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), positions_BL, branch))(x_BLD)
+        q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), sin_cos, dtype, branch))(x_BLD)
         y_BLHK = attend(q, k, v, segment_ids_BL, backend=compute.attention, mesh=compute.mesh)
-        x_BLD = x_BLD + self._residual_dropout(self.attention.output(y_BLHK, branch), dropout, 7)
-        gate, up = again(lambda x: self.mlp.gate_and_up(self.mlp_norm(x), branch))(x_BLD)
-        y_BLD = again(lambda gate, up: self.mlp.down(gate, up, branch))(gate, up)
+        x_BLD = x_BLD + self._residual_dropout(self.attention.output(y_BLHK, dtype, branch), dropout, 7)
+        gate, up = again(lambda x: self.mlp.gate_and_up(self.mlp_norm(x), dtype, branch))(x_BLD)
+        y_BLD = again(lambda gate, up: self.mlp.down(gate, up, dtype, branch))(gate, up)
         return x_BLD + self._residual_dropout(y_BLD, dropout, 8), (k, v)
 
-    def decode(self, x_BD, k_BGMK, v_BGMK, position_B):
+    def decode(self, x_BD, k_BGMK, v_BGMK, position_B, sin_cos, dtype: str):
         """One token a row against this layer's cache -> (x [B, D], its key and value, two [B, G, K])."""
         x_B1D = x_BD[:, None]
-        q, k, v = self.attention.qkv(self.attention_norm(x_B1D), position_B[:, None], NO_DROPOUT)
+        q, k, v = self.attention.qkv(self.attention_norm(x_B1D), sin_cos, dtype, NO_DROPOUT)
         k, v = k[:, 0].astype(k_BGMK.dtype), v[:, 0].astype(v_BGMK.dtype)
         y = cached_attention(q[:, 0], k, v, k_BGMK, v_BGMK, position_B)
-        x_B1D = x_B1D + self.attention.output(y[:, None], NO_DROPOUT)
-        return (x_B1D + self.mlp(self.mlp_norm(x_B1D), NO_DROPOUT))[:, 0], (k, v)
+        x_B1D = x_B1D + self.attention.output(y[:, None], dtype, NO_DROPOUT)
+        return (x_B1D + self.mlp(self.mlp_norm(x_B1D), dtype, NO_DROPOUT))[:, 0], (k, v)
 
 
 class Decoder(nnx.Module):
@@ -131,6 +137,14 @@ class Decoder(nnx.Module):
     def head_weights(self):
         """[V, D]: logits are hidden @ head_weights.T."""
         return self.embed[...] if self.config.tied_embeddings else self.head[...]
+
+    def _rotation(self, positions_BL):
+        """Once for all layers, not in each."""
+        return rotation(positions_BL, self.config.head_dim, self.config.rope_base)
+
+    def head_logits(self, hidden_PD, compute: Compute):
+        """[P, V] float32."""
+        return dot(hidden_PD, self.head_weights(), (1, 1), compute.dtype)
 
     def _loop(self, body, carry, xs, scan: bool):
         """Runs `body(block, carry, x)` over the layers; scanned or unrolled, with the same numbers."""
@@ -159,11 +173,12 @@ class Decoder(nnx.Module):
         keep_cache: bool = False,
     ):
         """Final hidden states [B, L, D]; with `keep_cache` also every layer's keys and values, two [N, B, L, G, K]."""
-        x_BLD = self.embed[...][tokens_BL].astype(compute.dtype)
+        x_BLD = self.embed[...][tokens_BL].astype(compute.activations)
+        sin_cos = self._rotation(positions_BL)
 
         def body(block, x, layer):
             keys = None if dropout.keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(dropout.keys_B, layer)
-            x, cache = block(x, segment_ids_BL, positions_BL, compute, Dropout(dropout.rate, keys))
+            x, cache = block(x, segment_ids_BL, sin_cos, compute, Dropout(dropout.rate, keys))
             return x, cache if keep_cache else None
 
         x_BLD, cache = self._loop(body, x_BLD, jnp.arange(self.config.num_layers), compute.scan)
@@ -176,8 +191,10 @@ class Decoder(nnx.Module):
         The layers only read the cache and return the new keys and values, written once at the end: carrying the cache
         through the layers' loop copied it at every layer (three times slower on CPU).
         """
-        x_BD = self.embed[...][token_B].astype(compute.dtype)
-        x_BD, new = self._loop(lambda block, x, kv: block.decode(x, *kv, position_B), x_BD, cache, compute.scan)
+        x_BD = self.embed[...][token_B].astype(compute.activations)
+        sin_cos = self._rotation(position_B[:, None])
+        one = lambda block, x, kv: block.decode(x, *kv, position_B, sin_cos, compute.dtype)  # noqa: E731
+        x_BD, new = self._loop(one, x_BD, cache, compute.scan)
         rows = jnp.arange(token_B.shape[0])
         write = lambda all_NBGMK, new_NBGK: all_NBGMK.at[:, rows, :, position_B].set(new_NBGK.swapaxes(0, 1))  # noqa: E731
         return self.final_norm(x_BD), jax.tree.map(write, cache, new)
@@ -185,6 +202,6 @@ class Decoder(nnx.Module):
 
 def logits(model: Decoder, tokens_BL, segment_ids_BL, positions_BL, compute: Compute | None = None):
     """All logits [B, L, V] in float32: for parity tests and scoring a few tokens, never for training."""
-    hidden = model.hidden(tokens_BL, segment_ids_BL, positions_BL, compute or Compute())
-    head = model.head_weights().astype(hidden.dtype)
-    return jnp.einsum("bld,vd->blv", hidden, head, preferred_element_type=jnp.float32)
+    compute = compute or Compute()
+    hidden = model.hidden(tokens_BL, segment_ids_BL, positions_BL, compute)
+    return model.head_logits(hidden.reshape(-1, hidden.shape[-1]), compute).reshape(*tokens_BL.shape, -1)

@@ -14,15 +14,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from itune.models.layers import dot
+
 CHUNK = 256
 
 
-def head_loss(hidden_PD, head_VD, targets_P, weights_P, *, chunk: int = CHUNK, train_head: bool):
+def head_loss(
+    hidden_PD, head_VD, targets_P, weights_P, *, chunk: int = CHUNK, dtype: str = "float32", train_head: bool
+):
     """Weighted cross-entropy at P positions.
 
     Args:
       hidden_PD: final hidden states.  head_VD: the output embedding.
       targets_P int32, weights_P float32: weight 0 is padding; chunks that are all padding are skipped.
+      dtype: of the products' operands.
       train_head: whether to compute a gradient for head_VD (False: it is frozen, and its gradient is zero).
 
     Returns: (sum of weights * nll, a scalar that differentiates; nll [P] in nats, float32, that doesn't).
@@ -33,17 +38,15 @@ def head_loss(hidden_PD, head_VD, targets_P, weights_P, *, chunk: int = CHUNK, t
     pad = -len(targets_P) % chunk
     order = jnp.pad(order, (0, pad), constant_values=len(targets_P) - 1)
     weights = weights_P[order].at[len(targets_P) :].set(0.0)
-    total, nll = _chunked(hidden_PD[order], head_VD, targets_P[order], weights, chunk, train_head)
+    total, nll = _chunked(hidden_PD[order], head_VD, targets_P[order], weights, chunk, train_head, dtype)
     # Positions of weight 0 share their chunk's fate (computed or skipped); never read, so make them plain zeros.
     nll_P = jnp.zeros(len(targets_P), jnp.float32).at[order].add(jnp.where(weights > 0, nll, 0.0))
     return total, lax.stop_gradient(nll_P)
 
 
-def _chunk_loss(hidden_CD, head_VD, targets_C, weights_C):
+def _chunk_loss(hidden_CD, head_VD, targets_C, weights_C, dtype):
     """nll [C], and the gradient of sum(weights * nll) with respect to the logits, [C, V]."""
-    logits = lax.dot_general(
-        hidden_CD, head_VD.astype(hidden_CD.dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    logits = dot(hidden_CD, head_VD, (1, 1), dtype)
     top = logits.max(axis=-1, keepdims=True)
     exp = jnp.exp(logits - top)
     total = exp.sum(axis=-1, keepdims=True)
@@ -53,11 +56,11 @@ def _chunk_loss(hidden_CD, head_VD, targets_C, weights_C):
     return nll, grad.at[jnp.arange(len(targets_C)), targets_C].add(-weights_C)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _chunked(hidden_PD, head_VD, targets_P, weights_P, chunk, train_head):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _chunked(hidden_PD, head_VD, targets_P, weights_P, chunk, train_head, dtype):
     def one(x):
         hidden, targets, weights = x
-        nll = lambda: _chunk_loss(hidden, head_VD, targets, weights)[0]  # noqa: E731
+        nll = lambda: _chunk_loss(hidden, head_VD, targets, weights, dtype)[0]  # noqa: E731
         return lax.cond(jnp.any(weights > 0), nll, lambda: jnp.zeros(chunk, jnp.float32))
 
     nll = lax.map(one, _chunks(hidden_PD, targets_P, weights_P, chunk)).reshape(-1)
@@ -68,23 +71,17 @@ def _chunks(hidden_PD, targets_P, weights_P, chunk):
     return hidden_PD.reshape(-1, chunk, hidden_PD.shape[-1]), targets_P.reshape(-1, chunk), weights_P.reshape(-1, chunk)
 
 
-def _chunked_forward(hidden_PD, head_VD, targets_P, weights_P, chunk, train_head):
+def _chunked_forward(hidden_PD, head_VD, targets_P, weights_P, chunk, train_head, dtype):
     dhead = jnp.zeros(head_VD.shape if train_head else (), jnp.float32)
 
     def one(dhead, x):
         hidden, targets, weights = x
 
         def run():
-            nll, grad_CV = _chunk_loss(hidden, head_VD, targets, weights)
-            grad_CV = grad_CV.astype(hidden.dtype)
-            dhidden = grad_CV @ head_VD.astype(hidden.dtype)
-            if not train_head:
-                return dhead, nll, dhidden
-            return (
-                dhead + lax.dot_general(grad_CV, hidden, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32),
-                nll,
-                dhidden,
-            )
+            nll, grad_CV = _chunk_loss(hidden, head_VD, targets, weights, dtype)
+            dhidden = dot(grad_CV, head_VD, (1, 0), dtype).astype(hidden.dtype)
+            more = dot(grad_CV, hidden, (0, 0), dtype) if train_head else 0.0
+            return dhead + more, nll, dhidden
 
         out = lax.cond(
             jnp.any(weights > 0), run, lambda: (dhead, jnp.zeros(chunk, jnp.float32), jnp.zeros_like(hidden))
@@ -97,7 +94,7 @@ def _chunked_forward(hidden_PD, head_VD, targets_P, weights_P, chunk, train_head
     return (total, nll), (dhidden.reshape(hidden_PD.shape), dhead, nll, head_VD)
 
 
-def _chunked_backward(chunk, train_head, residuals, cotangents):
+def _chunked_backward(chunk, train_head, dtype, residuals, cotangents):
     dhidden, dhead, nll, head_VD = residuals
     dtotal, _ = cotangents  # nll is returned for the record and never differentiated
     dhead_VD = (dhead * dtotal).astype(head_VD.dtype) if train_head else jnp.zeros_like(head_VD)

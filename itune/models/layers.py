@@ -8,6 +8,7 @@ Parameters of the scanned layers carry a leading axis N; inside the scan they ap
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -95,53 +96,87 @@ class Linear(nnx.Module):
             self.lora_b = parameter(LoRAParam, rngs(), b_shape, (*lead, "adapters", None, axes[1]), 0)
             self.lora_scale = lora.alpha / lora.rank
 
-    def __call__(self, x_BLD, dropout: Dropout = NO_DROPOUT, site: int = 0):
-        dtype = x_BLD.dtype
-        y = x_BLD @ self.w[...].astype(dtype)
+    def __call__(self, x_BLD, dtype: str, dropout: Dropout = NO_DROPOUT, site: int = 0):
+        """dtype: of the products' operands; the result has x's."""
+        y = product(x_BLD.reshape(-1, x_BLD.shape[-1]), self.w[...], dtype).reshape(*x_BLD.shape[:-1], -1)
         if not self.adapted:
             return y
-        a, b = self.lora_a[...].astype(dtype), (self.lora_b[...] * self.lora_scale).astype(dtype)
+        a, b = self.lora_a[...], self.lora_b[...] * self.lora_scale
         x_BLD = dropout(x_BLD, site)
         if a.shape[0] == 1:
-            flat = low_rank(x_BLD.reshape(-1, x_BLD.shape[-1]), a[0], b[0])
+            flat = low_rank(x_BLD.reshape(-1, x_BLD.shape[-1]), a[0], b[0], dtype)
             return y + flat.reshape(y.shape)
         grouped = x_BLD.reshape(a.shape[0], -1, x_BLD.shape[-1])
-        return y + jnp.matmul(jnp.matmul(grouped, a), b).reshape(y.shape)
+        added = jnp.matmul(jnp.matmul(grouped.astype(dtype), a.astype(dtype)), b.astype(dtype))
+        return y + added.astype(y.dtype).reshape(y.shape)
 
 
-@jax.custom_vjp
-def low_rank(x_PD, a_DR, b_RF):
-    """(x A) B, with gradients written so that only the thin factors are transposed.
+def dot(a, b, contract: tuple[int, int], dtype: str):
+    """The 2-D product over axis contract[0] of a and contract[1] of b: operands in `dtype`, sum and result float32."""
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
+    return jax.lax.dot_general(a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x_PD, w_DF, dtype: str):
+    """x W in x's dtype, and its gradients: operands in `dtype`, sums in float32.
+
+    Autodiff would multiply the float32 cotangent by a widened W. With the operands of every product in bfloat16 a CPU
+    that has such instructions is twice as quick, though what lies between the products stays float32.
+    """
+    return dot(x_PD, w_DF, (1, 0), dtype).astype(x_PD.dtype)
+
+
+def _product_forward(x_PD, w_DF, dtype):
+    return product(x_PD, w_DF, dtype), (x_PD, w_DF)
+
+
+def _product_backward(dtype, residuals, dy_PF):
+    x_PD, w_DF = residuals
+    dx_PD = dot(dy_PF, w_DF, (1, 1), dtype).astype(x_PD.dtype)
+    return dx_PD, dot(x_PD, dy_PF, (0, 0), dtype).astype(w_DF.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def low_rank(x_PD, a_DR, b_RF, dtype: str):
+    """(x A) B as `product` multiplies, with gradients written so that only the thin factors are transposed.
 
     What autodiff writes makes XLA's CPU backend transpose the wide activations, and redo their elementwise work
     column by column: a tenth of the whole step.
     """
-    return (x_PD @ a_DR) @ b_RF
+    return _low_rank_forward(x_PD, a_DR, b_RF, dtype)[0]
 
 
-def _low_rank_forward(x_PD, a_DR, b_RF):
-    h_PR = x_PD @ a_DR
-    return h_PR @ b_RF, (x_PD, h_PR, a_DR, b_RF)
+def _low_rank_forward(x_PD, a_DR, b_RF, dtype):
+    h_PR = dot(x_PD, a_DR, (1, 0), dtype)
+    return dot(h_PR, b_RF, (1, 0), dtype).astype(x_PD.dtype), (x_PD, h_PR, a_DR, b_RF)
 
 
-def _low_rank_backward(residuals, dy_PF):
+def _low_rank_backward(dtype, residuals, dy_PF):
     x_PD, h_PR, a_DR, b_RF = residuals
-    rows = (((0,), (0,)), ((), ()))
-    dh_PR = dy_PF @ b_RF.T
-    da_RD = jax.lax.dot_general(dh_PR, x_PD, rows, preferred_element_type=jnp.float32)
-    db_RF = jax.lax.dot_general(h_PR, dy_PF, rows, preferred_element_type=jnp.float32)
-    return dh_PR @ a_DR.T, da_RD.T.astype(a_DR.dtype), db_RF.astype(b_RF.dtype)
+    dh_PR = dot(dy_PF, b_RF.T, (1, 0), dtype)
+    da_RD, db_RF = dot(dh_PR, x_PD, (0, 0), dtype), dot(h_PR, dy_PF, (0, 0), dtype)
+    dx_PD = dot(dh_PR, a_DR.T, (1, 0), dtype)
+    return dx_PD.astype(x_PD.dtype), da_RD.T.astype(a_DR.dtype), db_RF.astype(b_RF.dtype)
 
 
 low_rank.defvjp(_low_rank_forward, _low_rank_backward)
 
 
-def rope(x_BLHK, positions_BL, base: float):
-    """Rotary embedding by halves, as Hugging Face's Llama has it (Su et al. 2021); angles in float32."""
-    half = x_BLHK.shape[-1] // 2
+def rotation(positions_BL, head_dim: int, base: float):
+    """(sin, cos), two [B, L, 1, K/2] float32, of the rotary embedding's angles (Su et al. 2021)."""
+    half = head_dim // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BL[..., None].astype(jnp.float32) * frequency[None, None]
-    sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
+    angle = positions_BL[..., None, None].astype(jnp.float32) * frequency[None, None, None]
+    return jnp.sin(angle), jnp.cos(angle)
+
+
+def rotate(x_BLHK, sin_cos):
+    """Rotary embedding by halves, as Hugging Face's Llama has it; in float32."""
+    sin, cos = sin_cos
     x1, x2 = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BLHK.dtype)
 

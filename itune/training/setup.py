@@ -151,7 +151,7 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
         dtype=w.compute_dtype, scan=w.scan_layers, attention=w.attention, mesh=mesh if mesh.size > 1 else None
     )
     place = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731
-    base = load_base(data.folder, spec, place, frozen_dtype=w.compute_dtype)
+    base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)
     optimizer = make_optimizer(config.optimizer)
     settings = StepSettings(

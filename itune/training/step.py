@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from itune.batch import FIELDS, Batch
@@ -76,19 +75,18 @@ def batch_loss(spec: ModelSpec, params: Params, batch: Batch, compute: Compute, 
     hidden_BLD = model.hidden(batch.tokens, batch.segment_ids, batch.positions, compute, dropout)
     hidden_BTD = jnp.take_along_axis(hidden_BLD, batch.loss_index[..., None], axis=1)
     train_head = ("embed" if spec.config.tied_embeddings else "head") in spec.trainable
-    total, nll_BT = _head(
-        hidden_BTD, model.head_weights(), batch.loss_targets, batch.loss_weights, train_head, compute.mesh
-    )
-    return total, nll_BT
+    return _head(hidden_BTD, model.head_weights(), batch.loss_targets, batch.loss_weights, train_head, compute)
 
 
-def _head(hidden_BTD, head_VD, targets_BT, weights_BT, train_head: bool, mesh: Mesh | None):
+def _head(hidden_BTD, head_VD, targets_BT, weights_BT, train_head: bool, compute: Compute):
     def local(hidden_BTD, head_VD, targets_BT, weights_BT):
         shape = targets_BT.shape
         flat = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-        total, nll = head_loss(flat, head_VD, targets_BT.reshape(-1), weights_BT.reshape(-1), train_head=train_head)
+        targets, weights = targets_BT.reshape(-1), weights_BT.reshape(-1)
+        total, nll = head_loss(flat, head_VD, targets, weights, dtype=compute.dtype, train_head=train_head)
         return total[None], nll.reshape(shape)
 
+    mesh = compute.mesh
     if mesh is not None and mesh.size > 1:
         # Each device takes its own rows through the head: sorting out the padding must not move rows between devices.
         rows = P(BATCH_AXES)

@@ -69,9 +69,9 @@ def test_padding_yields_zero_not_nan():
 
 def test_first_key_block_skips_what_packing_masks():
     first = attention._first_key_block(LAYOUTS["on block edges"])
-    assert first.tolist() == [[0, 1, 1, 3], [0, 0, 2, 2]]
+    assert first.tolist() == [[0, 0, 2, 2, 2, 2, 6, 6], [0, 0, 1, 1, 4, 4, 4, 4]]
 
 
 def test_blockwise_refuses_a_length_it_cannot_take():
-    with pytest.raises(ValueError, match="multiple of 128.*'reference'"):
+    with pytest.raises(ValueError, match="multiple of 64.*'reference'"):
         choose_backend("blockwise", 100)
