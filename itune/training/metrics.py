@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,15 @@ class MetricsWriter:
         allow_remote: bool = False,
         run_config: dict | None = None,
     ):
+        self._wandb = (
+            _start_wandb(config, model_dir, sensitive, allow_remote, run_config) if config.wandb_project else None
+        )
         self._file = (model_dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._events = None
         if config.tensorboard:
             from tensorboardX import SummaryWriter
 
             self._events = SummaryWriter(str(model_dir))
-        self._wandb = (
-            _start_wandb(config, model_dir, sensitive, allow_remote, run_config) if config.wandb_project else None
-        )
 
     def write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
@@ -91,9 +92,12 @@ def _start_wandb(config: LoggingConfig, model_dir: Path, sensitive: bool, allow_
         raise UserError(
             "LoggingConfig.wandb_project is set but wandb is not installed: pip install 'itune[wandb]'"
         ) from None
-    return wandb.init(
-        project=config.wandb_project, dir=str(model_dir), config=run_config, resume="allow", id=model_dir.name
-    )
+    # Kept beside the metrics: a resumed run goes on in its own page, and another folder of that name has another.
+    known = model_dir / "wandb_run_id"
+    if not known.exists():
+        known.write_text(secrets.token_hex(8))
+    identity = {"id": known.read_text().strip(), "name": model_dir.name}
+    return wandb.init(project=config.wandb_project, dir=str(model_dir), config=run_config, resume="allow", **identity)
 
 
 def progress_bar(console: Console) -> Progress:

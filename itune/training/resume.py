@@ -77,6 +77,7 @@ def checkpoint_meta(config: RunConfig, data: DataSide, step: int) -> dict:
         "plan": data.plan.digest,
         "config": config_digest(config),
         "base": data.folder.name,
+        "sensitive": data.manifest.sensitive,  # weights can hold what they were trained on: the mark goes with them
     }
 
 

@@ -1,0 +1,74 @@
+"""Where a run's numbers go."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from itune.errors import UserError
+from itune.training.config import LoggingConfig
+from itune.training.metrics import MetricsWriter
+
+RECORD = {"step": 3, "loss": 1.5, "tasks": {"toy/add": {"loss": 2.0}}, "note": "text is no scalar"}
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """Stands for the package, which needs an account: what it was started with, and all that it was given."""
+    fake = types.ModuleType("wandb")
+    fake.started, fake.logged, fake.finished = [], [], 0
+
+    def finish():
+        fake.finished += 1
+
+    def init(**settings):
+        fake.started.append(settings)
+        return types.SimpleNamespace(log=lambda scalars, step: fake.logged.append((step, scalars)), finish=finish)
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def write(folder, *, sensitive=False, allow_remote=False, project="studies"):
+    config = LoggingConfig(tensorboard=False, wandb_project=project)
+    writer = MetricsWriter(folder, config, sensitive=sensitive, allow_remote=allow_remote, run_config={"seed": 0})
+    writer.write(RECORD)
+    writer.close()
+
+
+def test_weights_and_biases_gets_the_scalars_of_every_line(wandb, tmp_path):
+    write(tmp_path)
+    assert wandb.logged == [(3, {"loss": 1.5, "tasks/toy/add/loss": 2.0})] and wandb.finished == 1
+    assert wandb.started[0]["project"] == "studies" and wandb.started[0]["config"] == {"seed": 0}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == RECORD
+
+
+def test_a_resumed_run_keeps_its_page_and_a_namesake_has_another(wandb, tmp_path):
+    for parent in ("a", "a", "b"):
+        folder = tmp_path / parent / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder)
+    first, again, other = (settings["id"] for settings in wandb.started)
+    assert first == again != other
+    assert {settings["name"] for settings in wandb.started} == {"run"}
+
+
+def test_sensitive_metrics_leave_the_machine_only_when_told_to(wandb, tmp_path):
+    with pytest.raises(UserError, match="--allow_remote_tracker"):
+        write(tmp_path, sensitive=True)
+    assert not wandb.started
+    write(tmp_path, sensitive=True, allow_remote=True)
+    assert len(wandb.started) == 1
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'itune\[wandb\]'"):
+        write(tmp_path)
+
+
+def test_off_is_off(wandb, tmp_path):
+    write(tmp_path, project="", sensitive=True)
+    assert not wandb.started
