@@ -22,6 +22,7 @@ from itune.evaluation.scoring import facts, metric_notes, predictions, read_sour
 from itune.inference import session
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import check_shapes, make_mesh
+from itune.terminal import say
 from itune.training.setup import DataSide, data_side
 
 # What may differ from the run: what is measured and where, never the model or the data that it was tuned on.
@@ -45,10 +46,10 @@ def evaluate_checkpoint(
     console = Console(stderr=True)
     config = read_config(run, bindings)
     checkpoint = session.read_checkpoint(run, step)
-    data = data_side(config, lambda line: console.print(line, markup=False, highlight=False))
+    data = data_side(config, lambda line: say(console, line))
     if checkpoint.meta.get("plan") != data.plan.digest:
         warning = f"itune: warning: the data or its tasks have changed since {run} was trained"
-        console.print(warning, style="yellow", markup=False)
+        say(console, warning, "yellow")
     model = session.build(
         data.folder,
         config.weights,
@@ -58,7 +59,7 @@ def evaluate_checkpoint(
         name=str(run),
         mesh=_mesh(config, data, console),
     )
-    console.print(f"Evaluating {run} at step {checkpoint.step} ...", markup=False, highlight=False)
+    say(console, f"Evaluating {run} at step {checkpoint.step} ...")
     snapshot = Evaluator(config, data.tokenizer, data.manifest, model).snapshot(model.params, lambda: None)
     evaluation, record = _results(config, data, snapshot, run, console, show_text)
     record = {"step": checkpoint.step, **record}
@@ -68,7 +69,7 @@ def evaluate_checkpoint(
         print(json.dumps(record, ensure_ascii=False))
     else:
         print_summary(evaluation, Console())
-    console.print(f"Written: {path}", markup=False, highlight=False)
+    say(console, f"Written: {path}")
     return 0
 
 
@@ -98,7 +99,7 @@ def _mesh(config: RunConfig, data: DataSide, console: Console) -> jax.sharding.M
         # Evaluator fills its rows up to a multiple of the devices.
         check_shapes(mesh, batch_size=mesh.size, accumulation=1, num_kv_heads=data.model.num_kv_heads)
     except ValueError as error:
-        console.print(f"{error}: evaluating on one", markup=False, highlight=False)
+        say(console, f"{error}: evaluating on one")
         return make_mesh(MeshConfig(data=1), jax.devices()[:1])
     return mesh
 

@@ -15,6 +15,7 @@ from itune.evaluation.evaluate import Snapshot
 from itune.evaluation.report import write_report
 from itune.evaluation.results import Evaluation, notes_from_source, pool, write_predictions
 from itune.evaluation.scoring import facts, metric_notes, predictions, read_source, score, state_eval
+from itune.terminal import say
 
 
 def finish_run(
@@ -67,4 +68,4 @@ def print_plan(record: Mapping[str, Any], console: Console) -> None:
     fill = record["summary"]["fill"]
     shape = f"{record['steps']} steps of {record['batch_size']} rows, L={record['L']} T={record['T']} S={record['S']}"
     full = ", ".join(f"{name} {share:.1%}" for name, share in fill.items())
-    console.print(f"{shape}; full: {full}")
+    say(console, f"{shape}; full: {full}")

@@ -17,6 +17,7 @@ from itune.errors import UserError
 from itune.evaluation import metrics_client
 from itune.evaluation.evaluate import Completion, Snapshot
 from itune.evaluation.results import Eval, Prediction, summarise
+from itune.terminal import say
 
 
 def score(
@@ -37,10 +38,10 @@ def score(
     try:
         answer = metrics_client.compute_metrics(config.data.modules, tasks, model_dir)
     except UserError as error:
-        console.print(f"itune: warning: {error}; the report has losses only", style="yellow", markup=False)
+        say(console, f"itune: warning: {error}; the report has losses only", "yellow")
         return {"tasks": {}, "errors": {"every task": [str(error)]}}
     for task, lines in answer.get("errors", {}).items():
-        console.print(f"itune: warning: metrics of {task}: {lines[0]}", style="yellow", markup=False)
+        say(console, f"itune: warning: metrics of {task}: {lines[0]}", "yellow")
     return answer
 
 

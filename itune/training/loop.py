@@ -19,6 +19,7 @@ from itune.config.save import config_digest, to_gin
 from itune.data.feed import feed
 from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.finish import finish_run, print_plan
+from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
 from itune.training.lock import lock
 from itune.training.metrics import MetricsWriter, cut_back, progress_bar
@@ -47,7 +48,7 @@ def train(
         try:
             return _run(config, model_dir, resume, show_text, allow_remote_tracker, console, stop)
         except Stopped as stopped:
-            console.print("Stopped. The same command goes on from the newest checkpoint.")
+            say(console, "Stopped. The same command goes on from the newest checkpoint.")
             return stopped.exit_code
 
 
@@ -64,7 +65,7 @@ def _run(
     if not resume:
         set_aside(model_dir, console)
     check_same_run(config, model_dir)
-    data = data_side(config, lambda line: console.print(line, markup=False, highlight=False))
+    data = data_side(config, lambda line: say(console, line))
     stop.check()
     record_run(config, model_dir, data, console)
     timings = {"weights and data": time.perf_counter() - start_of_run}
@@ -98,14 +99,14 @@ def _run(
         writer.close()
         return code
 
-    console.print("Evaluating after training ...")
+    say(console, "Evaluating after training ...")
     after = timed(timings, "evaluation after", lambda: evaluator.snapshot(model.all_params(state), stop.check))
     writer.write({"step": int(state.step), "eval": after.loss_lines()})
     writer.close()
     report = finish_run(
         config, data.manifest, data.folder, before, after, timings, model_dir, show_text=show_text, console=console
     )
-    console.print(f"Report: {report}", markup=False, highlight=False)
+    say(console, f"Report: {report}")
     return 0
 
 
@@ -137,11 +138,11 @@ class TrainingSteps:
                 problem = reader.push(step, batch, metrics, rate)
                 bar.update(line, completed=step, status=reader.status)
                 if not self.console.is_terminal and step and step % max(1, total // 20) == 0:
-                    self.console.print(f"step {step}/{total}  {reader.status}", highlight=False)  # a log shows no bar
+                    say(self.console, f"step {step}/{total}  {reader.status}")  # a log shows no bar
                 self.checkpoints.poll()
                 problem = problem or self._between(state, reader)
                 if problem and self.config.train.on_nonfinite == "stop":
-                    self.console.print(f"itune: error: {problem}", style="red", markup=False)
+                    say(self.console, f"itune: error: {problem}", "red")
                     return state, EXIT_NONFINITE
                 if self.stop.exit_code is not None:
                     break
@@ -185,7 +186,7 @@ def _every(interval: int, step: int) -> bool:
 
 def dry_run(config: RunConfig, *, output_format: str = "text") -> int:
     """Prints the resolved config and the plan (shapes, what each task gives, fill); compiles and trains nothing."""
-    data = data_side(config, lambda line: Console(stderr=True).print(line, markup=False, highlight=False))
+    data = data_side(config, lambda line: say(Console(stderr=True), line))
     record = plan_record(config, data)
     if output_format == "json":
         resolved = {"config": dataclasses.asdict(config), "digest": config_digest(config)}
@@ -209,7 +210,7 @@ def _before(
     path = model_dir / ".evaluation-before.json"
     if int(state.step) > 0 and path.is_file():
         return Snapshot.load(path)
-    console.print("Evaluating before training ...")
+    say(console, "Evaluating before training ...")
     # A resumed run whose snapshot is gone: adapters are a pure function of the seed, so "before" can be made again.
     fresh = state if int(state.step) == 0 else model.initial_state(evaluator.config.seed)
     before = evaluator.snapshot(model.all_params(fresh), stop.check, chat=evaluator.config.evaluation.chat_baseline)

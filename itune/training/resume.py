@@ -12,6 +12,7 @@ from rich.console import Console
 from itune.config.run import RunConfig
 from itune.config.save import config_digest, save_run
 from itune.errors import UserError
+from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
 from itune.training.setup import DataSide, plan_record
 from itune.training.step import TrainState
@@ -24,11 +25,9 @@ def record_run(config: RunConfig, model_dir: Path, data: DataSide, console: Cons
     (model_dir / "plan.json").write_text(json.dumps(record, indent=1))
     fill = record["summary"]["fill"]
     plan, train = data.plan, config.train
-    shape = f"{train.steps} steps of {train.batch_size} x {plan.L} tokens (T={plan.T}, S={plan.S})"
-    console.print(
-        f"{config.data.mixture}: {len(data.manifest.train)} tasks, {shape}, {fill['tokens']:.1%} of them real",
-        highlight=False,
-    )
+    shape = f"{train.steps} steps of {train.batch_size} rows of {plan.L} tokens, {fill['tokens']:.1%} full"
+    limits = f"a row takes up to {plan.S} examples, {plan.T} supervised tokens"
+    say(console, f"{config.data.mixture}: {len(data.manifest.train)} tasks, {shape} ({limits})")
 
 
 def check_same_run(config: RunConfig, model_dir: Path) -> None:
@@ -65,7 +64,7 @@ def set_aside(model_dir: Path, console: Console) -> None:
     target.mkdir()
     for path in names:
         shutil.move(str(path), target / path.name)
-    console.print(f"The run that was here is now in {target}", markup=False, highlight=False)
+    say(console, f"The run that was here is now in {target}")
 
 
 def checkpoint_meta(config: RunConfig, data: DataSide, step: int) -> dict:
@@ -94,7 +93,7 @@ def restore_newest(checkpoints: Checkpoints, state: TrainState, data: DataSide, 
         except UserError as error:
             if step == steps[0]:
                 raise
-            console.print(f"itune: warning: {error}", style="yellow", markup=False)
+            say(console, f"itune: warning: {error}", "yellow")
             checkpoints.forget(step)
             continue
         if meta["plan"] != data.plan.digest:
@@ -103,6 +102,6 @@ def restore_newest(checkpoints: Checkpoints, state: TrainState, data: DataSide, 
                 "a task, template, tokenizer or library has changed; "
                 "give another --workdir, or --no-resume to start over"
             )
-        console.print(f"Going on from step {step}", highlight=False)
+        say(console, f"Going on from step {step}")
         return restored
     return None
