@@ -17,8 +17,8 @@ from itune.data.manifest import Manifest
 from itune.errors import UserError
 from itune.evaluation.console import print_summary
 from itune.evaluation.evaluate import Evaluator, Snapshot
-from itune.evaluation.results import Evaluation, finite, notes_from_source, prediction_records, write_text
-from itune.evaluation.scoring import facts, metric_notes, predictions, read_source, score, state_eval
+from itune.evaluation.results import Evaluation, finite, prediction_records, write_text
+from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
 from itune.inference import session
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import check_shapes, make_mesh
@@ -113,7 +113,7 @@ def _results(
     scored = score(config, states, run, console)
     evaluation = Evaluation(
         after=state_eval("after", snapshot, scored),
-        notes=(*notes_from_source(read_source(data.folder), held_out=bool(manifest.held_out)), *metric_notes(scored)),
+        notes=reader_notes(data.folder, manifest, snapshot, scored),
         facts=facts("itune.evaluate"),
     )
     sensitive = {task.name for task in manifest.tasks() if task.sensitive}

@@ -95,7 +95,8 @@ def _metric_sentence(evaluation: Evaluation, counts: MetricCounts) -> str:
     sizes = sorted(generated - {0})
     each = ""
     if sizes:
-        each = f" ({sizes[0] if len(sizes) == 1 else f'{sizes[0]} to {sizes[-1]}'} completions a task)"
+        number = _count(sizes[0], "completion") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} completions"
+        each = f" ({number} a task)"
     sentence = (
         f"Of {_count(counts.total, 'task metric')} on generated text{each}, {counts.rose} rose, {counts.fell} fell and "
         f"{counts.same} did not change"

@@ -13,8 +13,8 @@ from itune.data.manifest import Manifest
 from itune.evaluation.console import print_summary
 from itune.evaluation.evaluate import Snapshot
 from itune.evaluation.report import write_report
-from itune.evaluation.results import Evaluation, notes_from_source, pool, write_predictions
-from itune.evaluation.scoring import facts, metric_notes, predictions, read_source, score, state_eval
+from itune.evaluation.results import Evaluation, pool, write_predictions
+from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
 from itune.terminal import say
 
 
@@ -43,7 +43,7 @@ def finish_run(
         before_chat=evals.get("before_chat"),
         after=evals.get("after"),
         pooled=pool(before.losses, after.losses),
-        notes=(*notes_from_source(read_source(folder), held_out=bool(manifest.held_out)), *metric_notes(scored)),
+        notes=reader_notes(folder, manifest, after, scored),
         facts=facts("itune.train"),
         timings=timings,
     )

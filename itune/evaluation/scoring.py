@@ -13,10 +13,11 @@ import jax
 from rich.console import Console
 
 from itune.config.run import RunConfig
+from itune.data.manifest import Manifest
 from itune.errors import UserError
 from itune.evaluation import metrics_client
 from itune.evaluation.evaluate import Completion, Snapshot
-from itune.evaluation.results import Eval, Prediction, summarise
+from itune.evaluation.results import Eval, Prediction, notes_from_source, summarise
 from itune.terminal import say
 
 
@@ -47,6 +48,21 @@ def score(
 
 def _of(snapshot: Snapshot, task: str) -> list[Completion]:
     return sorted((c for c in snapshot.completions if c.task == task), key=lambda c: c.id)
+
+
+def reader_notes(folder: Path, manifest: Manifest, after: Snapshot, scored: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences that a reader of the results needs: on the weights, on held out, and on what is not there and why."""
+    source = notes_from_source(read_source(folder), held_out=bool(manifest.held_out))
+    return (*source, *_unmeasured(manifest, after), *metric_notes(scored))
+
+
+def _unmeasured(manifest: Manifest, after: Snapshot) -> list[str]:
+    """Tasks that were asked for and of which nothing could be measured."""
+    asked = dict.fromkeys(t.name for t in (*manifest.held_in, *manifest.held_out))
+    missing = [name for name in asked if name not in {e.task for e in after.losses}]
+    if not missing:
+        return []
+    return [f"Not evaluated, for none of their evaluation examples fits the lengths: {', '.join(missing)}"]
 
 
 def metric_notes(scored: Mapping[str, Any]) -> tuple[str, ...]:
