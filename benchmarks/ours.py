@@ -31,7 +31,8 @@ from itune.data.config import DataConfig  # noqa: E402
 from itune.models.config import FullConfig, LoRAConfig, WeightsConfig  # noqa: E402
 from itune.models.families import read_config  # noqa: E402
 from itune.training.config import AdamWConfig, TrainConfig  # noqa: E402
-from itune.training.setup import DataSide, ModelSide, model_side  # noqa: E402
+from itune.training.data_side import DataSide  # noqa: E402
+from itune.training.setup import ModelSide, model_side  # noqa: E402
 
 COMPUTE_DTYPE = {"f32": "float32", "bf16": "bfloat16"}
 

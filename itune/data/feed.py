@@ -92,7 +92,15 @@ class Reader:
 def example_tokens(
     record: Record, num_inputs: int, num_targets: int, truncate_side: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int32, supervised bool) of an example cut to so many unsupervised and supervised tokens.
+    """(ids int32, supervised bool) of an example cut to so many unsupervised and supervised tokens: `kept_tokens`."""
+    ids = np.concatenate([span.ids for span in record.spans])
+    supervised = np.repeat([span.supervised for span in record.spans], [len(span.ids) for span in record.spans])
+    keep = kept_tokens(record, num_inputs, num_targets, truncate_side)
+    return (ids, supervised) if len(keep) == len(ids) else (ids[keep], supervised[keep])
+
+
+def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side: str) -> np.ndarray:
+    """Which of a record's tokens are left of it, int64, when it is cut to so many unsupervised and supervised ones.
 
     Targets lose their end. Inputs lose their beginning ("left"), or ("right") what stands before the prompt's tail.
     The tail stays: the separator newline of a plain prompt, the header that opens the reply of a chat.
@@ -101,20 +109,18 @@ def example_tokens(
 
     Raises ValueError if the record has fewer tokens than that.
     """
-    ids = np.concatenate([span.ids for span in record.spans])
     supervised = np.repeat([span.supervised for span in record.spans], [len(span.ids) for span in record.spans])
     inputs, targets = np.flatnonzero(~supervised), np.flatnonzero(supervised)
     if len(inputs) < num_inputs or len(targets) < num_targets:
         raise ValueError(f"it has {len(inputs)} + {len(targets)} tokens, the plan has {num_inputs} + {num_targets}")
     if (len(inputs), len(targets)) == (num_inputs, num_targets):
-        return ids, supervised
+        return np.arange(num_inputs + num_targets)
     tail = num_inputs
     if truncate_side == "right":
         role = next((span.role for span in reversed(record.spans) if not span.supervised), "inputs")
         tail = min(num_inputs, _PROMPT_TAIL.get(role, _CHAT_TAIL))
     kept = [inputs[: num_inputs - tail], inputs[len(inputs) - tail :], targets[:num_targets]]
-    keep = np.sort(np.concatenate(kept))
-    return ids[keep], supervised[keep]
+    return np.sort(np.concatenate(kept))
 
 
 def prompt_ids(record: Record, segment: Segment, truncate_side: str) -> list[int]:

@@ -138,7 +138,7 @@ class Plan:
     max_epochs: each task stops after so many passes; 0 for no end.  feature_lengths: {"inputs": n, "targets": m}, most
     tokens of an example.
 
-    Attributes L, T, S; digest: sha256 of everything that rows depend on.
+    Attributes L, T, S; limits: most tokens of an example; digest: sha256 of everything that rows depend on.
     Raises UserError for a task without examples, and if no example fits.
     """
 
@@ -160,13 +160,13 @@ class Plan:
         self._lock = threading.RLock()
         self._drop = np.array([t.overlong == "drop" for t in tasks])
         self._rates = quantise_rates([t.rate for t in tasks])
-        self._limits = Limits(
+        self.limits = Limits(
             inputs=feature_lengths["inputs"],
             targets=feature_lengths["targets"],
             row_length=row_length,
             supervised=supervised_per_row or row_length,
         )
-        longest = check_tasks([t for t, rate in zip(tasks, self._rates, strict=True) if rate], self._limits)
+        longest = check_tasks([t for t, rate in zip(tasks, self._rates, strict=True) if rate], self.limits)
         self._allocation = self._allocate()
         self._orders = _Orders(self.tasks, seed)
         self._windows: collections.OrderedDict[int, _Window] = collections.OrderedDict()
@@ -178,7 +178,7 @@ class Plan:
             segments=segments_per_row,
             min_supervised=longest,
         )
-        self._limits = dataclasses.replace(self._limits, supervised=self.T)
+        self.limits = dataclasses.replace(self.limits, supervised=self.T)
         self.digest = plan_digest(self._inputs(), self.tasks)
 
     @classmethod
@@ -353,14 +353,14 @@ class Plan:
         windows = []
         for number in range(max(1, min(_SAMPLE_WINDOWS, _SAMPLE_DRAWS // self.window))):
             if draws := self._draw(number):
-                fitted = fit(*self._lengths(draws), self._drop[draws["task"]], self._limits)
+                fitted = fit(*self._lengths(draws), self._drop[draws["task"]], self.limits)
                 windows.append((fitted.tokens[~fitted.dropped], fitted.predictions[~fitted.dropped]))
         return windows
 
     def _plan_window(self, number: int) -> _Window | None:
         if not (draws := self._draw(number)):
             return None
-        fitted = fit(*self._lengths(draws), self._drop[draws["task"]], self._limits)
+        fitted = fit(*self._lengths(draws), self._drop[draws["task"]], self.limits)
         kept = np.flatnonzero(~fitted.dropped)
         packed = pack(
             fitted.tokens[kept], fitted.predictions[kept], row_length=self.L, supervised=self.T, segments=self.S

@@ -27,7 +27,7 @@ class Tokenizer:
     spells a special token ("<|im_end|>") becomes that token, in data as in prompts.
 
     Attributes:
-      eos_id: the token that ends every target. bos_id, pad_id: None where the model has none.
+      eos_id: the token that ends every target. bos_id, pad_id, unk_id: None where the model has none.
       vocab_size: largest id + 1, added tokens included.
       digest: SHA-256 (hex) of everything that decides ids and prompts: tokenizer.json, special tokens, chat template.
       chat_template: Jinja source, or None.
@@ -46,6 +46,7 @@ class Tokenizer:
         self.eos_id: int = eos_id
         self.bos_id = self._id("bos_token")
         self.pad_id = self._id("pad_token")
+        self.unk_id = self._id("unk_token")
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.chat_template = chat_template
         parts = json.dumps([tokenizer_json, sorted(special_tokens.items()), chat_template])
@@ -92,6 +93,21 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, special tokens left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def spell(self, ids: Iterable[int]) -> str:
+        """Text of `ids`, special tokens as they are written."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text of each token, special ones too. Joined they are the whole; a character made of several tokens
+        stands at the last of them, and the others are empty."""
+        whole, texts, done = [int(i) for i in ids], list[str](), ""
+        for n in range(1, len(whole) + 1):
+            text = self.spell(whole[:n])
+            complete = n == len(whole) or not text.endswith("\ufffd")
+            texts.append(text[len(done) :] if complete else "")
+            done = text if complete else done
+        return texts
 
     def render_chat(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> str:
         """[{"role": "user", "content": "Hi"}] -> the text that the model's chat template makes of it.

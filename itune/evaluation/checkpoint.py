@@ -23,7 +23,7 @@ from itune.inference import session
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import check_shapes, make_mesh
 from itune.terminal import say
-from itune.training.setup import DataSide, data_side
+from itune.training.data_side import DataSide, data_side
 
 # What may differ from the run: what is measured and where, never the model or the data that it was tuned on.
 FREE = ("evaluation", "mesh")

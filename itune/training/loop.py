@@ -21,12 +21,13 @@ from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.finish import finish_run, print_plan
 from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
+from itune.training.data_side import DataSide, data_side, look_over
 from itune.training.lock import lock
 from itune.training.metrics import MetricsWriter, cut_back, progress_bar
 from itune.training.optim import learning_rate
 from itune.training.reading import MetricsReader
 from itune.training.resume import check_same_run, checkpoint_meta, record_run, restore_newest, set_aside
-from itune.training.setup import DataSide, ModelSide, data_side, model_side, plan_record
+from itune.training.setup import ModelSide, model_side, plan_record
 from itune.training.signals import Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
 
@@ -66,6 +67,7 @@ def _run(
         set_aside(model_dir, console)
     check_same_run(config, model_dir)
     data = data_side(config, lambda line: say(console, line))
+    look_over(data, lambda line: say(console, line, "yellow"))
     stop.check()
     record_run(config, model_dir, data, console)
     timings = {"weights and data": time.perf_counter() - start_of_run}

@@ -10,8 +10,8 @@ import numpy as np
 
 from itune.batch import Batch
 from itune.config.run import RunConfig
+from itune.training.data_side import DataSide
 from itune.training.metrics import MetricsWriter
-from itune.training.setup import DataSide
 from itune.training.step import StepMetrics
 
 

@@ -14,7 +14,8 @@ from itune.config.save import config_digest, save_run
 from itune.errors import UserError
 from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
-from itune.training.setup import DataSide, plan_record
+from itune.training.data_side import DataSide
+from itune.training.setup import plan_record
 from itune.training.step import TrainState
 
 

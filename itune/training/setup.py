@@ -4,47 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from itune.cache import cache_dir
 from itune.config.run import RunConfig
-from itune.data.feed import Reader
-from itune.data.launch import ensure_prepared
-from itune.data.manifest import Manifest
-from itune.data.plan_tasks import PlanTask
-from itune.data.schedule import Plan
-from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError
-from itune.models.config import ModelConfig
 from itune.models.decoder import Compute
-from itune.models.families import read_config
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
 from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding, replicated
+from itune.training.data_side import DataSide
 from itune.training.optim import Optimizer, make_optimizer
 from itune.training.step import StepSettings, TrainState, make_train_step
-from itune.weights import resolve
 from itune.weights.load import load_base
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSide:
-    """What is to be learned: known before JAX does any work. No array of it lives on a device."""
-
-    folder: Path
-    model: ModelConfig
-    tokenizer: Tokenizer
-    manifest: Manifest
-    plan: Plan
-    reader: Reader
-
-    @property
-    def task_names(self) -> list[str]:
-        return [task.name for task in self.manifest.train]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,44 +67,6 @@ def _like_params(opt_state, side: ModelSide):
         return replicated(side.mesh)
 
     return jax.tree_util.tree_map_with_path(sharding, opt_state)
-
-
-def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
-    """Fetches weights if they aren't cached, prepares tasks if their shards aren't, and plans the run.
-
-    Raises: UserError for anything a user can mend.
-    """
-    folder = resolve(config.weights.source)
-    model = read_config(folder)
-    tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.vocab_size > model.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {model.vocab_size} embeddings"
-        )
-    if config.data.row_length > model.max_positions:
-        raise UserError(
-            f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions"
-        )
-    manifest = ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), echo=echo)
-    tasks = [PlanTask.from_manifest(task, config.data.split) for task in manifest.train]
-    d = config.data
-    plan = Plan(
-        tasks,
-        seed=config.seed,
-        row_length=d.row_length,
-        supervised_per_row=d.supervised_per_row,
-        segments_per_row=d.segments_per_row,
-        window=d.window,
-        max_epochs=d.max_epochs,
-        feature_lengths=d.feature_lengths,
-    )
-    rows = config.train.steps * config.train.batch_size
-    if plan.ensure_rows(rows) < rows:
-        raise UserError(
-            f"TrainConfig.steps={config.train.steps} x batch_size={config.train.batch_size} need {rows} rows; with "
-            f"DataConfig.max_epochs={d.max_epochs} the mixture gives {plan.num_rows}"
-        )
-    return DataSide(folder, model, tokenizer, manifest, plan, Reader(manifest.train, d.split))
 
 
 def model_side(config: RunConfig, data: DataSide) -> ModelSide:

@@ -1,0 +1,72 @@
+"""From a RunConfig to its data: tokenizer, prepared tasks, plan, reader. Loads neither JAX nor SeqIO."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from itune.cache import cache_dir
+from itune.config.run import RunConfig
+from itune.data.feed import Reader
+from itune.data.launch import ensure_prepared
+from itune.data.lint import lint, stop_on_errors
+from itune.data.manifest import Manifest
+from itune.data.schedule import Plan
+from itune.data.tokenizer import Tokenizer
+from itune.errors import UserError
+from itune.models.config import ModelConfig
+from itune.models.families import read_config
+from itune.weights import resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSide:
+    """What is to be learned: known before JAX does any work. No array of it lives on a device."""
+
+    folder: Path
+    model: ModelConfig
+    tokenizer: Tokenizer
+    manifest: Manifest
+    plan: Plan
+    reader: Reader
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.manifest.train]
+
+
+def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
+    """Fetches weights if they aren't cached, prepares tasks if their shards aren't, and plans the run.
+
+    Raises: UserError for anything a user can mend.
+    """
+    folder = resolve(config.weights.source)
+    model = read_config(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {model.vocab_size} embeddings"
+        )
+    if config.data.row_length > model.max_positions:
+        raise UserError(
+            f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions"
+        )
+    manifest = ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), echo=echo)
+    plan = Plan.from_manifest(manifest, config.data, seed=config.seed)
+    rows = config.train.steps * config.train.batch_size
+    if plan.ensure_rows(rows) < rows:
+        raise UserError(
+            f"TrainConfig.steps={config.train.steps} x batch_size={config.train.batch_size} need {rows} rows; with "
+            f"DataConfig.max_epochs={config.data.max_epochs} the mixture gives {plan.num_rows}"
+        )
+    return DataSide(folder, model, tokenizer, manifest, plan, Reader(manifest.train, config.data.split))
+
+
+def look_over(data: DataSide, echo: Callable[[str], None]) -> None:
+    """Tells what `lint` finds at a quick look. Raises UserError for an error among it."""
+    findings = lint(data.manifest, data.plan, data.reader, data.tokenizer, quick=True)
+    for finding in findings:
+        if finding.level != "error":
+            echo(f"itune: {finding}")
+    stop_on_errors(findings)
