@@ -99,6 +99,7 @@ class Checkpoints:
         Raises: UserError if a file's digest differs, or if the checkpoint holds other parameters than this run trains.
         """
         verify(self.folder, step)
+        self._check_params(step, like)
         target = serialization.to_state_dict(_as_dict(like))
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), target)
         try:
@@ -111,6 +112,19 @@ class Checkpoints:
             ) from None
         restored = serialization.from_state_dict(_as_dict(like), items["state"])
         return TrainState(restored["params"], restored["opt_state"], jnp.asarray(restored["step"])), items["meta"]
+
+    def _check_params(self, step: int, like: TrainState) -> None:
+        """Before Orbax reads anything: where one of its reads fails, it abandons the others in mid-air."""
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            path = (self.folder / str(step) / "state").absolute()
+            stored = {n: tuple(a.shape) for n, a in reader.metadata(path).item_metadata.tree["params"].items()}
+        trains = {name: tuple(array.shape) for name, array in like.params.items()}
+        for name in sorted(stored.keys() | trains.keys()):
+            if stored.get(name) != trains.get(name):
+                raise UserError(
+                    f"{self.folder / str(step)}: does not fit what this run trains ({name} is {stored.get(name)} there "
+                    f"and {trains.get(name)} here)"
+                )
 
     def forget(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way, beside the others, so that the step can be saved again."""

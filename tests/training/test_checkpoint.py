@@ -1,6 +1,5 @@
 """What a checkpoint promises, without a run around it."""
 
-import gc
 import json
 
 import jax
@@ -77,15 +76,14 @@ def test_a_missing_file_is_found(saved):
     path.write_bytes(data)
 
 
-# Orbax abandons its other reads when one fails; they complain when they are collected: here, not in a later test.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_another_models_checkpoint_is_refused_in_one_line(saved):
     other = tiny.spec("lora", rank=2)
     params = {p: a for p, a in tiny.params(other).items() if p in other.trainable}
     like = TrainState(params, make_optimizer(AdamWConfig()).init(params), jnp.int32(0))
-    with pytest.raises(UserError, match="does not fit what this run trains"):
+    with pytest.raises(
+        UserError, match=r"does not fit what this run trains \(.*lora_a is \(.*\) there and \(.*\) here"
+    ):
         saved[1].restore(50, like)
-    gc.collect()
 
 
 def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
