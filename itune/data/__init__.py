@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from itune.data.metrics import METRICS, PER_EXAMPLE
+    from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
     from itune.data.registry import (
         TASKS,
         TaskInfo,
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
         JsonSource,
         RowSource,
         alpaca_task,
-        field_text,
-        find_file,
+        oasst_task,
+        openai_task,
         prompt_completion_task,
-        read_json,
-        read_records,
-        read_text,
+        sharegpt_task,
     )
     from itune.data.splits import hold_out, normalise, passage_groups, split_of, text_key
     from itune.data.templates import Template, load_templates
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "metrics": ("METRICS", "PER_EXAMPLE"),
+    "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
     "registry": (
         "TASKS",
         "TaskInfo",
@@ -55,12 +55,10 @@ _MODULES = {
         "JsonSource",
         "RowSource",
         "alpaca_task",
-        "field_text",
-        "find_file",
+        "oasst_task",
+        "openai_task",
         "prompt_completion_task",
-        "read_json",
-        "read_records",
-        "read_text",
+        "sharegpt_task",
     ),
     "splits": ("hold_out", "normalise", "passage_groups", "split_of", "text_key"),
     "templates": ("Template", "load_templates"),
@@ -76,6 +74,7 @@ __all__ = [  # resolved by __getattr__
     "PER_EXAMPLE",
     "RowSource",
     "TASKS",
+    "Table",
     "TaskInfo",
     "Template",
     "Tokenizer",
@@ -85,18 +84,22 @@ __all__ = [  # resolved by __getattr__
     "bind",
     "field_text",
     "find_file",
+    "find_files",
     "hold_out",
     "is_sensitive",
     "load_templates",
     "mark_unavailable",
     "mixture_info",
     "normalise",
+    "oasst_task",
+    "openai_task",
     "passage_groups",
     "prompt_completion_task",
     "rate_by_examples",
     "read_json",
     "read_records",
     "read_text",
+    "sharegpt_task",
     "split_of",
     "text_key",
 ]

@@ -6,6 +6,8 @@ Legend: B rows, L tokens a row, T supervised positions a row, n tokens of all th
 from __future__ import annotations
 
 import collections
+import contextlib
+import resource
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,10 +26,21 @@ if TYPE_CHECKING:
     from itune.data.manifest import PreparedTask
 
 LOSS_NORMS = ("tokens", "example")
-MAX_OPEN_FILES = 256
+MAX_OPEN_FILES = 8192  # a reader takes some ten kilobytes; opening one anew takes longer than reading a record
 # A plain prompt ends in a newline, a chat prompt in the header that opens the reply: 4 or 5 tokens today.
 _PROMPT_TAIL = {"inputs": 1}
 _CHAT_TAIL = 8
+
+
+def room_for_files() -> int:
+    """How many shards may be open at once: half of what the system lets this process have, which asks for its share."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return max(1, min(MAX_OPEN_FILES, (wanted if soft == resource.RLIM_INFINITY else soft) // 2))
 
 
 class RecordReader(Protocol):
@@ -37,9 +50,9 @@ class RecordReader(Protocol):
 
 
 class Reader:
-    """Records of prepared tasks, by number. Thread-safe; at most `max_open_files` files are open at once.
+    """Records of prepared tasks, by number. Thread-safe.
 
-    tasks: a plan's, or a manifest's with the `split` to read.
+    tasks: a plan's, or a manifest's with the `split` to read.  max_open_files: None for `room_for_files()`.
     """
 
     def __init__(
@@ -47,11 +60,11 @@ class Reader:
         tasks: Sequence[PlanTask] | Sequence[PreparedTask],
         split: str = "",
         *,
-        max_open_files: int = MAX_OPEN_FILES,
+        max_open_files: int | None = None,
     ):
         self._tasks = [t if isinstance(t, PlanTask) else PlanTask.from_manifest(t, split) for t in tasks]
         self._num_shards = [int(t.index.shard.max(initial=-1)) + 1 for t in self._tasks]
-        self._max_open_files = max_open_files
+        self._max_open_files = room_for_files() if max_open_files is None else max_open_files
         self._lock = threading.Lock()
         self._open: collections.OrderedDict[Path, Any] = collections.OrderedDict()
 

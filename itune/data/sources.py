@@ -1,12 +1,12 @@
-"""Where a task's rows come from: Python, and Alpaca-style or prompt/completion JSON and JSONL files, plain or .gz."""
+"""Where a task's rows come from: Python, and files of the formats that users bring, with a ready task for each format.
+
+What can be read: itune/data/readers.py. How conversations become rows: itune/data/conversations.py.
+"""
 
 from __future__ import annotations
 
 import functools
-import gzip
-import json
 import logging
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,16 @@ import seqio
 import tensorflow as tf
 
 from itune.data import splits as splits_lib
+from itune.data.conversations import (
+    PATHS,
+    TURNS,
+    Reader,
+    conversation_rows,
+    oasst_conversations,
+    openai_conversations,
+    sharegpt_conversations,
+)
+from itune.data.readers import Table, encodable, field_text, find_files, read_records
 from itune.data.registry import add_task
 from itune.data.templates import Template
 from itune.errors import UserError, nearest
@@ -36,7 +46,8 @@ class RowSource(seqio.DataSource):
     Attributes:
       fields: names of the fields beside "id", in the order that templates and reports show them.
       version: changes whenever `rows` would yield something else for a reason that its code and `files` do not show.
-      files: data files that `rows` reads; prepare digests them. Looked up when asked for, not when registered.
+      files: data files that `rows` reads, or patterns; prepare digests them. Looked up when asked for, not when
+        registered.
     """
 
     def __init__(
@@ -57,8 +68,8 @@ class RowSource(seqio.DataSource):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that are there, as plain or .gz; UserError for one that is not."""
-        return tuple(find_file(f) for f in self._files)
+        """The files that are there, packed or not, and all that a pattern fits; UserError for one that is not."""
+        return tuple(found for named in self._files for found in find_files(named))
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -117,7 +128,7 @@ def _check_rows(source: RowSource, split: str) -> list[dict[str, str]]:
                 found = f"is {type(row[name]).__name__}" if name in row else "is missing"
                 hint = "" if name in row else nearest(name, row)
                 raise UserError(f"row {number} ({row.get('id')!r}) of {split!r}: {name!r} {found}, must be text.{hint}")
-            if not _encodable(row[name]):
+            if not encodable(row[name]):
                 raise UserError(f"row {number} ({row['id']!r}) of {split!r}: {name!r} holds half of a surrogate pair")
         if row["id"] in seen:
             raise UserError(f"row {number} of {split!r}: id {row['id']!r} comes twice; ids key the order of the data")
@@ -126,114 +137,14 @@ def _check_rows(source: RowSource, split: str) -> list[dict[str, str]]:
     return checked
 
 
-def _encodable(text: str) -> bool:
-    """JSON can spell half of a surrogate pair ("\\ud83d"), which no encoding can write and no tokenizer reads."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-# Files
-
-
-def find_file(path: str | Path) -> Path:
-    """`path`, or the same with .gz put on or taken off. UserError naming it where there is neither."""
-    path = Path(path).expanduser()
-    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
-    for candidate in (path, other):
-        if candidate.is_file():
-            return candidate
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise UserError(f"{path}: no such file.{nearest(path.name, siblings)}")
-
-
-def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
-    """The whole text of a plain or .gz file. UserError naming file and line for bytes that are not `encoding`.
-
-    The default is UTF-8 with or without a byte-order mark.
-    """
-    path = find_file(path)
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: not {encoding} (byte 0x{data[error.start]:02x}); declare its encoding="
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except LookupError:
-        raise UserError(f"{path}: unknown encoding {encoding!r}") from None
-
-
-def read_json(path: str | Path, encoding: str = "utf-8-sig") -> Any:
-    """The one JSON value in a file. UserError naming file and line where it is not JSON."""
-    return _parse_json(path, read_text(path, encoding))
-
-
-def _parse_json(path: str | Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        raise UserError(f"{path}:{line}: not JSON: {getattr(error, 'msg', error)}") from None
-
-
-def read_records(path: str | Path, encoding: str = "utf-8-sig") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (where, record) from a JSON list of objects, or from JSONL: the first character tells which.
-
-    `where` is "file:7" (its line) in JSONL and "file[7]" (its index from 0) in a list. Blank lines are skipped.
-    """
-    text = read_text(path, encoding)
-    records: Iterable[tuple[str, Any]]
-    if text.lstrip()[:1] == "[":
-        records = ((f"{path}[{index}]", record) for index, record in enumerate(_parse_json(path, text)))
-    else:
-        records = _json_lines(path, text)
-    for where, record in records:
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: expected a JSON object, found {type(record).__name__}")
-        yield where, record
-
-
-def _json_lines(path: str | Path, text: str) -> Iterator[tuple[str, Any]]:
-    # Not splitlines(): JSON strings may hold U+2028 and other characters that it breaks at.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not JSON: {getattr(error, 'msg', error)}") from None
-
-
-def field_text(record: Mapping[str, Any], key: str, where: str, optional: bool = False) -> str:
-    """record[key] as text; numbers are spelt out, null (and a missing key, if optional) is "". UserError otherwise."""
-    if key not in record and not optional:
-        raise UserError(f"{where}: no {key!r} in this record.{nearest(key, record)}")
-    value = record.get(key)
-    if value is None:
-        return ""
-    if isinstance(value, (dict, list)):
-        raise UserError(f"{where}: {key!r} is a {type(value).__name__}, must be text")
-    text = value if isinstance(value, str) else json.dumps(value)
-    if not _encodable(text):
-        raise UserError(f"{where}: {key!r} holds half of a surrogate pair; mend the file's escapes")
-    return text
-
-
 class JsonSource(RowSource):
-    """Rows of a JSON list or JSONL file, each on the side that its text's key says.
+    """Rows of a JSON, JSONL, CSV, TSV or Parquet file (see `read_records`), each on the side that its text's key says.
 
     Rows with the same `split_by` text (white space, case and punctuation aside) are on one side, and exact duplicates
     are kept once. Rows where a `required` field is blank are left out, and a log line says how many.
 
     Args:
-      path: plain or .gz; read when rows are asked for, not before.
+      path: plain, .gz or .zst, or a pattern of files; read when rows are asked for, not before.
       fields: field name -> key in the record; or just the keys.
       optional: fields that a record may lack ("" then).
       required: fields that must not be blank.
@@ -241,6 +152,7 @@ class JsonSource(RowSource):
       identity: the source data set; keys the split.
       id_key: key of a stable id in the record; by default the id is a hash of the fields' text.
       derive: fields computed from a row: {"name": function(row) -> str}.
+      table: how to read a table that is not plain CSV or TSV: delimiter, quotes, names of columns.
     """
 
     def __init__(
@@ -256,6 +168,7 @@ class JsonSource(RowSource):
         derive: Mapping[str, Callable[[Row], str]] | None = None,
         validation_fraction: float = 0.1,
         encoding: str = "utf-8-sig",
+        table: Table | None = None,
         version: str = "1",
     ) -> None:
         keys = dict(fields) if isinstance(fields, Mapping) else {name: name for name in fields}
@@ -276,6 +189,7 @@ class JsonSource(RowSource):
             derive=dict(derive or {}),
             validation_fraction=validation_fraction,
             encoding=encoding,
+            table=table,
         )
         super().__init__(rows, ("train", "validation"), (*keys, *(derive or {})), version, files=(path,))
 
@@ -293,10 +207,11 @@ def _json_rows(
     derive: Mapping[str, Callable[[Row], str]],
     validation_fraction: float,
     encoding: str,
+    table: Table | None,
 ) -> Iterator[dict[str, str]]:
     seen: dict[str, str] = {}
     blank = 0
-    for where, record in read_records(path, encoding):
+    for where, record in read_records(path, encoding, table):
         row = {name: field_text(record, key, where, name in optional) for name, key in keys.items()}
         if any(not row[name].strip() for name in required):
             blank += 1
@@ -315,7 +230,7 @@ def _json_rows(
         log.warning("%s: %d records left out, blank in one of: %s", path, blank, ", ".join(required))
 
 
-# Ready tasks over the two formats that most users bring
+# Ready tasks over the formats that most users bring
 
 ALPACA_TEMPLATES = (
     Template("plain", "{request}", "{output}"),
@@ -323,6 +238,7 @@ ALPACA_TEMPLATES = (
     Template("request_last", "{input_first}Carry out this instruction: {instruction}", "{output}"),
 )
 PROMPT_COMPLETION_TEMPLATES = (Template("as_given", "{prompt}", "{completion}"),)
+CONVERSATION_TEMPLATES = (Template("as_given", "{inputs}", "{targets}"),)
 
 
 def _request(row: Row) -> str:
@@ -348,13 +264,15 @@ def alpaca_task(
     metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",),
     validation_fraction: float = 0.1,
     encoding: str = "utf-8-sig",
+    table: Table | None = None,
     **options: Any,
 ) -> seqio.Task:
-    """Registers {instruction, input, output} rows (JSON list or JSONL, plain or .gz) as a task.
+    """Registers {instruction, input, output} rows of any file that `read_records` reads as a task.
 
     Templates may use {instruction}, {input}, {output}, and {request} (instruction and input, a blank line between),
     {labelled_input} ("Input: ...", a line or nothing), {input_first} (the input and a blank line, or nothing). The
-    split is by the text of instruction and input. `options` go to `add_task`.
+    split is by the text of instruction and input. `table` is for tables that are not plain CSV or TSV. `options` go to
+    `add_task`.
     """
     source = JsonSource(
         path,
@@ -366,6 +284,7 @@ def alpaca_task(
         derive={"request": _request, "labelled_input": _labelled_input, "input_first": _input_first},
         validation_fraction=validation_fraction,
         encoding=encoding,
+        table=table,
     )
     return add_task(
         name,
@@ -392,11 +311,12 @@ def prompt_completion_task(
     metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",),
     validation_fraction: float = 0.1,
     encoding: str = "utf-8-sig",
+    table: Table | None = None,
     **options: Any,
 ) -> seqio.Task:
-    """Registers rows of a prompt and its completion (JSONL or JSON list, plain or .gz), prompts as they stand.
+    """Registers rows of a prompt and its completion in any file that `read_records` reads, prompts as they stand.
 
-    The split is by the prompt's text. `options` go to `add_task`.
+    The split is by the prompt's text. `table` is for tables that are not plain CSV or TSV. `options` go to `add_task`.
     """
     source = JsonSource(
         path,
@@ -406,6 +326,7 @@ def prompt_completion_task(
         identity=identity or name,
         validation_fraction=validation_fraction,
         encoding=encoding,
+        table=table,
     )
     return add_task(
         name,
@@ -415,5 +336,89 @@ def prompt_completion_task(
         licence=licence,
         identity=identity or name,
         metrics=metrics,
+        **options,
+    )
+
+
+def openai_task(
+    name: str, path: str | Path, *, licence: str, turns: str = "all", key: str = "messages", **options: Any
+) -> seqio.Task:
+    """Registers OpenAI-style conversations, {"messages": [{"role": "user", "content": "..."}, ...]}, as a task.
+
+    Each assistant turn (or only the last, with turns="last") is one example: the earlier turns are its inputs, laid out
+    as `itune.data.conversations.layout` says, so a long conversation's text is repeated. Left out and counted in a log
+    line: conversations with tool calls or anything but text, and targets that are blank or have "weight": 0.
+
+    A conversation is on the side that its first user turn's text says. Inputs that are too long lose their start, not
+    the question (truncate_side="left"). Templates may use {inputs}, {targets} and {turn}, the user turns so far.
+    `options` go to `add_task`, and cluster, identity, templates, metrics, validation_fraction and encoding are those of
+    `prompt_completion_task`.
+    """
+    return _conversation_task(name, path, functools.partial(openai_conversations, key=key), turns, licence, **options)
+
+
+def sharegpt_task(
+    name: str, path: str | Path, *, licence: str, turns: str = "all", key: str = "conversations", **options: Any
+) -> seqio.Task:
+    """Registers ShareGPT conversations, {"conversations": [{"from": "human", "value": "..."}, ...]}, as a task.
+
+    A "system" text beside them counts as their first turn. All else is as in `openai_task`.
+    """
+    return _conversation_task(name, path, functools.partial(sharegpt_conversations, key=key), turns, licence, **options)
+
+
+def oasst_task(
+    name: str, path: str | Path, *, licence: str, paths: str = "best", turns: str = "all", **options: Any
+) -> seqio.Task:
+    """Registers Open Assistant trees (`..._trees`, nested replies) or messages (one a line, parent_id) as a task.
+
+    paths="best" follows the reply of the best rank at each step, the first in the file where none has a rank;
+    paths="all" follows every reply. Deleted messages, and those of which no parent is in the file, are left out with
+    all their replies and counted in a log line. Ids are the messages' own. All else is as in `openai_task`;
+    turns="last" takes the last assistant turn of each path.
+    """
+    if paths not in PATHS:
+        raise UserError(f"task {name!r}: paths={paths!r} must be one of {PATHS}.{nearest(paths, PATHS)}")
+    return _conversation_task(
+        name, path, functools.partial(oasst_conversations, paths=paths), turns, licence, **options
+    )
+
+
+def _conversation_task(
+    name: str,
+    path: str | Path,
+    conversations: Reader,
+    turns: str,
+    licence: str,
+    *,
+    cluster: str = "conversation",
+    identity: str | None = None,
+    templates: Sequence[Template] = CONVERSATION_TEMPLATES,
+    metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",),
+    validation_fraction: float = 0.1,
+    encoding: str = "utf-8-sig",
+    truncate_side: str = "left",
+    **options: Any,
+) -> seqio.Task:
+    if turns not in TURNS:
+        raise UserError(f"task {name!r}: turns={turns!r} must be one of {TURNS}.{nearest(turns, TURNS)}")
+    rows = functools.partial(
+        conversation_rows,
+        path=str(path),
+        conversations=conversations,
+        turns=turns,
+        identity=identity or name,
+        validation_fraction=validation_fraction,
+        encoding=encoding,
+    )
+    return add_task(
+        name,
+        source=RowSource(rows, fields=("inputs", "targets", "turn"), version="1", files=(path,)),
+        templates=templates,
+        cluster=cluster,
+        licence=licence,
+        identity=identity or name,
+        metrics=metrics,
+        truncate_side=truncate_side,
         **options,
     )

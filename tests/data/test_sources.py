@@ -13,6 +13,7 @@ import seqio
 from itune.data import (
     JsonSource,
     RowSource,
+    Table,
     Template,
     alpaca_task,
     find_file,
@@ -262,6 +263,20 @@ def test_prompt_completion_golden(tmp_path: Path) -> None:
     assert registry.is_sensitive("pairs")
     with pytest.raises(UserError, match="{response}"):
         prompt_completion_task("other", path, licence="x", templates=[Template("t", "{prompt}", "{response}")])
+
+
+def test_ready_tasks_over_tables_and_patterns(tmp_path: Path) -> None:
+    for number in (1, 2):
+        text = f'instruction,input,output\n"Add\nthem.",{number} and 2,{number + 2}\n'
+        (tmp_path / f"part-{number}.csv").write_text(text, encoding="utf-8")
+    alpaca_task("csv", tmp_path / "part-*.csv", licence="CC0-1.0", templates=[Template("t", "{request}", "{output}")])
+    assert rendered("csv") == {("Add\nthem.\n\n1 and 2", "3"), ("Add\nthem.\n\n2 and 2", "4")}
+    assert [path.name for path in registry.get("csv").source.files] == ["part-1.csv", "part-2.csv"]
+    path = tmp_path / "pairs.tsv.gz"
+    path.write_bytes(gzip.compress('"Sé" is what?\ta name\n'.encode("latin-1")))
+    plain = Table(delimiter="\t", quote="", columns=("prompt", "completion"))
+    prompt_completion_task("tsv", path, licence="CC0-1.0", encoding="latin-1", table=plain)
+    assert rendered("tsv") == {('"Sé" is what?', "a name")}
 
 
 # Splits of ready-made prompts
