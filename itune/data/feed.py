@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from itune.data.manifest import PreparedTask
 
 LOSS_NORMS = ("tokens", "example")
-MAX_OPEN_FILES = 8192  # a reader takes some ten kilobytes; opening one anew takes longer than reading a record
+MAX_OPEN_FILES = 8192  # an open reader takes ten kilobytes or so; opening one takes longer than reading a record
 # A plain prompt ends in a newline, a chat prompt in the header that opens the reply: 4 or 5 tokens today.
 _PROMPT_TAIL = {"inputs": 1}
 _CHAT_TAIL = 8

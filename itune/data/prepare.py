@@ -280,8 +280,8 @@ def _prepare_in_worker(name: str, splits: list[str], fingerprint: str) -> dict[s
     task = PreparableTask(name, _worker["request"], _worker["tokenizer"], _worker["digests"])
     if task.fingerprint != fingerprint:
         raise UserError(
-            f"task {name!r}: its fingerprint differs between two processes; something that it closes over changes from "
-            "one run to the next (an address, a time, the order of a set)"
+            f"task {name!r}: its fingerprint differs between two processes; either its code was edited just now (then "
+            "run again), or something that it closes over changes from run to run (an address, a time, a set's order)"
         )
     return task.prepare(splits, lambda *_: None)
 
