@@ -25,6 +25,10 @@ def main(argv: Sequence[str]) -> int:
     errors, out = Console(stderr=True), Console()
     data = data_side(config, lambda line: say(errors, line))
     findings = lint(data.manifest, data.plan, data.reader, data.tokenizer, quick=flags.quick)
+    if flags.contamination:
+        from itune.data.contamination import inspect
+
+        findings += inspect(data.manifest, data.plan).findings()
     if flags.format == "json":
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
     else:
@@ -41,6 +45,8 @@ def _parser() -> cli.Parser:
     cli.add_config_flags(parser)
     quick = "some records of each task only, as before every training"
     parser.add_argument("--quick", action="store_true", help=quick)
+    contamination = "also look for evaluation text that is trained on, word by word (minutes for a million examples)"
+    parser.add_argument("--contamination", action="store_true", help=contamination)
     cli.add_format_flag(parser)
     return parser
 
