@@ -66,6 +66,7 @@ class Reader:
         self._num_shards = [int(t.index.shard.max(initial=-1)) + 1 for t in self._tasks]
         self._max_open_files = room_for_files() if max_open_files is None else max_open_files
         self._lock = threading.Lock()
+        self._paths: dict[tuple[int, int], Path] = {}
         self._open: collections.OrderedDict[Path, Any] = collections.OrderedDict()
 
     def record(self, task: int, record: int) -> Record:
@@ -82,9 +83,11 @@ class Reader:
         """(file, place in the file) of a record."""
         t = self._tasks[task]
         shard = int(t.index.shard[record])
-        return t.directory / f"data-{shard:05d}-of-{self._num_shards[task]:05d}.array_record", int(
-            t.index.offset[record]
-        )
+        path = self._paths.get((task, shard))
+        if path is None:
+            path = t.directory / f"data-{shard:05d}-of-{self._num_shards[task]:05d}.array_record"
+            self._paths[task, shard] = path
+        return path, int(t.index.offset[record])
 
     def _file(self, path: Path) -> Any:
         with self._lock:
@@ -108,8 +111,10 @@ def example_tokens(
     """(ids int32, supervised bool) of an example cut to so many unsupervised and supervised tokens: `kept_tokens`."""
     ids = np.concatenate([span.ids for span in record.spans])
     supervised = np.repeat([span.supervised for span in record.spans], [len(span.ids) for span in record.spans])
+    if len(ids) == num_inputs + num_targets and record.num_tokens(supervised=True) == num_targets:
+        return ids, supervised
     keep = kept_tokens(record, num_inputs, num_targets, truncate_side)
-    return (ids, supervised) if len(keep) == len(ids) else (ids[keep], supervised[keep])
+    return ids[keep], supervised[keep]
 
 
 def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side: str) -> np.ndarray:
