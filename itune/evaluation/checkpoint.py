@@ -56,6 +56,7 @@ def evaluate_checkpoint(
         tuning=config.tuning,
         checkpoint=checkpoint,
         prompt_format=config.data.prompt_format,
+        prefix_lm=config.data.converter == "prefix_lm",
         name=str(run),
         mesh=_mesh(config, data, console),
     )

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 
 from itune.config.run import RunConfig
+from itune.data.converters import assemble
 from itune.data.evalplan import SequentialPlan
-from itune.data.feed import Reader, RecordReader, assemble, prompt_ids
+from itune.data.feed import Reader, RecordReader, prompt_ids
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask, TaskIndex
 from itune.data.prompt import render_prompt
@@ -105,11 +106,12 @@ class MemoryReader:
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """A sequential plan, where its records come from, and its compiled step."""
+    """A sequential plan, where its records come from, its compiled step, and what continues its prompts."""
 
     plan: SequentialPlan
     reader: RecordReader
     step: Callable[..., Any]
+    generator: Generator
 
 
 class Evaluator:
@@ -124,13 +126,14 @@ class Evaluator:
         mesh = model.compute.mesh
         devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh is not None else 1
         self._rows = -(-e.batch_size // devices) * devices  # every device takes as many rows as the next
-        self._generator = Generator(model.spec, {}, model.compute, batch_size=e.generate_batch)
         if self.tasks:
             prepared = [task for _, task in self.tasks]
             plan = self._plan(
                 [PlanTask.from_manifest(t, e.split) for t in prepared],
                 config.data.row_length,
                 config.data.feature_lengths,
+                converter=config.data.converter,
+                encoder_row_length=config.data.encoder_row_length,
             )
             self._examples = self._with_step(plan, Reader(prepared, e.split))
 
@@ -153,10 +156,13 @@ class Evaluator:
         losses = self._losses(examples, params, check)
         return Snapshot(losses=losses, completions=self._completions(examples, params, per_task, check))
 
-    def _plan(self, tasks: list[PlanTask], row_length: int, feature_lengths: Mapping[str, int]) -> SequentialPlan:
+    def _plan(
+        self, tasks: list[PlanTask], row_length: int, feature_lengths: Mapping[str, int], **converter: Any
+    ) -> SequentialPlan:
         e = self.config.evaluation
         return SequentialPlan(
             tasks,
+            **converter,
             row_length=row_length,
             feature_lengths=feature_lengths,
             examples_per_task=e.examples_per_task,
@@ -164,7 +170,10 @@ class Evaluator:
         )
 
     def _with_step(self, plan: SequentialPlan, reader: RecordReader) -> _Examples:
-        return _Examples(plan, reader, jax.jit(make_eval_step(self.model.spec, plan.S, self.model.compute)))
+        spec, compute = self.model.spec, self.model.compute
+        size, prefix_lm = self.config.evaluation.generate_batch, plan.converter == "prefix_lm"
+        generator = Generator(spec, {}, compute, batch_size=size, prefix_lm=prefix_lm)
+        return _Examples(plan, reader, jax.jit(make_eval_step(spec, plan.S, compute)), generator)
 
     def _losses(self, examples: _Examples, params: dict, check: Check) -> tuple[ExampleLoss, ...]:
         plan, size, found = examples.plan, self._rows, []
@@ -194,8 +203,8 @@ class Evaluator:
         prompts = [
             prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)
         ]
-        self._generator.params = params
-        out = self._generator.generate(prompts, e.generate_tokens, self.tokenizer.eos_id, check=check)
+        examples.generator.params = params
+        out = examples.generator.generate(prompts, e.generate_tokens, self.tokenizer.eos_id, check=check)
         return tuple(
             Completion(
                 group=self.tasks[s.task][0],

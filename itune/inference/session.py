@@ -36,6 +36,7 @@ class Session:
     """A model on its devices, with what it takes to talk to it.
 
     name: what was loaded, for people.  params: every parameter by path.  prompt_format: "plain" or "chat".
+    prefix_lm: whether its prompts were bidirectional in training.
     """
 
     name: str
@@ -45,9 +46,10 @@ class Session:
     compute: Compute
     mesh: jax.sharding.Mesh
     prompt_format: str
+    prefix_lm: bool = False
 
     def generator(self, batch_size: int) -> Generator:
-        return Generator(self.spec, self.params, self.compute, batch_size=batch_size)
+        return Generator(self.spec, self.params, self.compute, batch_size=batch_size, prefix_lm=self.prefix_lm)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a single question, in the session's prompt format."""
@@ -110,6 +112,7 @@ def _load_run(run: Path, step: str | None, prompt_format: str | None) -> Session
     try:
         weights, tuning = WeightsConfig(**config["weights"]), _tuning(config["tuning"])
         own_format = config["data"]["prompt_format"]
+        converter = config["data"].get("converter", "causal")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run / 'config.json'}: not a config.json that this itune wrote ({error})") from None
     return build(
@@ -118,6 +121,7 @@ def _load_run(run: Path, step: str | None, prompt_format: str | None) -> Session
         tuning=tuning,
         checkpoint=checkpoint,
         prompt_format=prompt_format or own_format,
+        prefix_lm=converter == "prefix_lm",
         name=f"{run} at step {checkpoint.step}",
     )
 
@@ -181,6 +185,7 @@ def build(
     tuning: Tuning = None,
     checkpoint: Checkpoint | None = None,
     prompt_format: str,
+    prefix_lm: bool = False,
     name: str,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Session:
@@ -218,6 +223,7 @@ def build(
         compute=compute,
         mesh=mesh,
         prompt_format=prompt_format,
+        prefix_lm=prefix_lm,
     )
 
 

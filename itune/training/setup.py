@@ -71,6 +71,11 @@ def _like_params(opt_state, side: ModelSide):
 
 def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     """Loads the weights onto the mesh and builds the jitted step (compiled at its first call)."""
+    if config.data.converter == "encoder_decoder":
+        raise UserError(
+            f"DataConfig.converter='encoder_decoder' needs an encoder-decoder; {config.weights.source} is a decoder "
+            f"({data.model.family}): 'causal' or 'prefix_lm'"
+        )
     try:
         mesh = make_mesh(config.mesh)
         check_shapes(
