@@ -398,6 +398,9 @@ def test_a_curriculum_switches_at_a_number_of_examples():
     assert len(set(b)) == len(b), "a stage goes on where the one before it stopped: nothing is drawn twice in an epoch"
     asked = {name: task["share_asked"] for name, task in plan.summary(0, plan.index_of(7, 0))["tasks"].items()}
     assert asked == pytest.approx({"a": 0, "b": 1, "c": 0}), "seven windows of 64 are all of the first stage"
+    later = plan.summary(plan.index_of(25, 0), plan.index_of(60, 0))["tasks"]
+    assert [t["share_asked"] for t in later.values()] == pytest.approx([0.4, 0.4, 0.2])
+    assert [t["share_got"] for t in later.values()] == pytest.approx([0.4, 0.4, 0.2], abs=2e-3)
 
 
 def test_a_stage_whose_tasks_are_used_up_makes_room_for_the_next():
