@@ -42,7 +42,7 @@ def digest(batch: Batch, rows: slice | list[int] = slice(None)) -> str:
 
 def main(folder: Path, hosts: int, host: int) -> None:
     """A checkpoint holds a window and a row of it, and nothing else of the data."""
-    schedule._CHUNK_DRAWS = 2048  # quicker for 200 plans of a few windows; how much is planned at once shows nowhere
+    schedule._CHUNK_DRAWS = 512  # quicker for 200 plans of a few windows; how much is planned at once shows nowhere
     found = []
     for window, row in json.loads((folder / "states.json").read_text()):
         plan, reader = make_plan(folder)
