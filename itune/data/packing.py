@@ -139,7 +139,7 @@ def pack_windows(
     starts = np.cumsum(sizes) - sizes
     inside = np.arange(len(tokens)) - np.repeat(starts, sizes)
     window = np.repeat(np.arange(len(sizes)), sizes)
-    decreasing = np.lexsort((inside, -ample, -scarce, -np.maximum(scarce * T, ample * L), window))
+    decreasing = np.lexsort((inside, -np.maximum(scarce * T, ample * L), window))
     # [W, N]: windows side by side. They don't concern each other, so one step of numpy places an example in each.
     N = int(sizes.max(initial=0))
     columns = np.zeros((2, len(sizes), N), np.int32)
@@ -209,7 +209,9 @@ def choose_budgets(
     segments: int,
     min_supervised: int,
 ) -> tuple[int, int]:
-    """(T, S): those given, or where 0 the smallest of the ladder that cost under 1 % of fill against no budget but L's.
+    """(T, S): those given, or where 0 the smallest of the ladder that cost little fill against no budget but L's.
+
+    T may cost under 1 %, because every position of it is computed; S at most 0.1 %, because it costs next to nothing.
 
     windows: (tokens, predictions) of examples that are packed together.  min_supervised: T is at least this, so that no
     example must be cut for T's sake.
@@ -217,7 +219,6 @@ def choose_budgets(
     if supervised and segments:
         return supervised, segments
     unbounded = max((len(tokens) for tokens, _ in windows), default=1) or 1
-
     empty = np.zeros(0, np.int64)
     tokens = np.concatenate([empty, *(tokens for tokens, _ in windows)])
     predictions = np.concatenate([empty, *(predictions for _, predictions in windows)])
@@ -236,7 +237,8 @@ def choose_budgets(
         supervised = _smallest(ladder, lambda t: 99 * rows(t, segments or unbounded) < 100 * free)
     if not segments:
         most = max((int(np.diff(p.start).max(initial=1)) for p in packings(supervised, unbounded)), default=1)
-        segments = _smallest(segments_ladder(most), lambda s: 99 * rows(supervised, s) < 100 * free)
+        free = rows(supervised, unbounded)
+        segments = _smallest(segments_ladder(most), lambda s: 999 * rows(supervised, s) <= 1000 * free)
     return supervised, segments
 
 
