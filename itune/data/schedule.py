@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "PlanTask", "PlannedRow", "RowPlan", "Segment", "TaskIndex"]
 
 PLAN_VERSION = 2
-_CHUNK_DRAWS = 1 << 15
+_CHUNK_DRAWS = 1 << 14
 _CACHED_CHUNKS = 32
 _SAMPLE_WINDOWS, _SAMPLE_DRAWS = 8, 8192
 
