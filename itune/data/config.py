@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 PROMPT_FORMATS = ("plain", "chat")
 CONVERTERS = ("causal", "prefix_lm", "encoder_decoder")
+CONTAMINATION = ("off", "report", "drop", "stop")
 RATE_UNITS = ("examples", "tokens", "supervised_tokens")
 
 
@@ -37,6 +38,7 @@ class DataConfig:
         ((20_000, {"*": 0.0, "sums": 1.0}),).
       max_epochs: stop drawing from a task after this many epochs; 0 means no limit.
       task_epochs: other limits for some tasks, by name or pattern: {"sums": 2}.
+      contamination: what to do about evaluation text in training examples: "off", "report", "drop" or "stop".
       max_bad_records: examples a split that may fail, be left out and counted before it is an error.
     """
 
@@ -58,6 +60,7 @@ class DataConfig:
     curriculum: tuple[tuple[int, dict[str, float]], ...] = ()
     max_epochs: int = 0
     task_epochs: dict[str, int] = dataclasses.field(default_factory=dict)
+    contamination: str = "report"
     max_bad_records: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class DataConfig:
             ("prompt_format", PROMPT_FORMATS),
             ("converter", CONVERTERS),
             ("rate_unit", RATE_UNITS),
+            ("contamination", CONTAMINATION),
         ):
             if getattr(self, name) not in options:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)!r} must be one of {options}")

@@ -67,7 +67,7 @@ def _run(
         set_aside(model_dir, console)
     check_same_run(config, model_dir)
     data = data_side(config, lambda line: say(console, line))
-    look_over(data, lambda line: say(console, line, "yellow"))
+    look_over(config, data, lambda line: say(console, line, "yellow"))
     stop.check()
     record_run(config, model_dir, data, console)
     timings = {"weights and data": time.perf_counter() - start_of_run}

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from itune.config.run import RunConfig
 from itune.config.save import config_digest, save_run
+from itune.data import decontaminate
 from itune.errors import UserError
 from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
@@ -22,6 +23,8 @@ from itune.training.step import TrainState
 def record_run(config: RunConfig, model_dir: Path, data: DataSide, console: Console) -> None:
     save_run(config, model_dir)
     data.manifest.save(model_dir / "manifest.json")
+    if data.contamination is not None and data.contamination.hits:
+        decontaminate.write(data.contamination, model_dir, private=data.manifest.sensitive)
     record = plan_record(config, data)
     (model_dir / "plan.json").write_text(json.dumps(record, indent=1))
     fill = record["summary"]["fill"]

@@ -103,5 +103,5 @@ def test_a_prepared_mixture_is_looked_through(toy, monkeypatch):
     manifest = toy.prepare(mixture="leaking", held_in=("leaking",))
     tasks = [PlanTask.from_manifest(task, "train") for task in manifest.train]
     plan = Plan(tasks, seed=0, row_length=64, feature_lengths={"inputs": 40, "targets": 8})
-    report = contamination.inspect(manifest, plan)
+    report = contamination.inspect(manifest)
     assert report.pairs.keys() == {("leaking", "leaking")} and report.hits
