@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -15,7 +14,6 @@ from itune.evaluation.evaluate import Snapshot
 from itune.evaluation.report import write_report
 from itune.evaluation.results import Evaluation, pool, write_predictions
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
-from itune.terminal import say
 
 
 def finish_run(
@@ -50,22 +48,3 @@ def finish_run(
     evaluation.save(model_dir / "evaluation.json")
     print_summary(evaluation, console)
     return write_report(model_dir, show_text=show_text)
-
-
-def print_plan(record: Mapping[str, Any], console: Console) -> None:
-    """plan.json as a table: what each task contributes, and how full the rows are."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("task", overflow="fold")
-    for heading in ("asked", "got", "examples", "epochs", "tokens", "supervised", "cut", "dropped"):
-        table.add_column(heading, justify="right")
-    for name, t in record["summary"]["tasks"].items():
-        shares = [f"{100 * t[k]:.2f} %" for k in ("share_asked", "share_got")]
-        counts = [f"{t[k]:,}" for k in ("tokens", "supervised_tokens", "truncated", "dropped")]
-        table.add_row(name, *shares, f"{t['examples']:,}", f"{t['epochs']:.2f}", *counts)
-    console.print(table)
-    fill = record["summary"]["fill"]
-    shape = f"{record['steps']} steps of {record['batch_size']} rows, L={record['L']} T={record['T']} S={record['S']}"
-    full = ", ".join(f"{name} {share:.1%}" for name, share in fill.items())
-    say(console, f"{shape}; full: {full}")
