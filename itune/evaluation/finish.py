@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from itune.evaluation.evaluate import Snapshot
 from itune.evaluation.report import write_report
 from itune.evaluation.results import Evaluation, pool, write_predictions
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
+from itune.evaluation.worst import WorstExample, write_worst
 
 
 def finish_run(
@@ -22,13 +23,16 @@ def finish_run(
     folder: Path,
     before: Snapshot,
     after: Snapshot,
+    worst: Sequence[WorstExample],
     timings: Mapping[str, float],
     model_dir: Path,
     *,
     show_text: bool,
     console: Console,
 ) -> Path:
-    """Writes predictions.jsonl, evaluation.json and report.html; prints the summary; returns the report's path."""
+    """Writes predictions.jsonl, worst.jsonl, evaluation.json and report.html; prints the summary; returns the report's
+    path.
+    """
     states = {"before": before, "before_chat": before.chat, "after": after}
     scored = score(config, states, model_dir, console)
     evals = {name: state_eval(name, snapshot, scored) for name, snapshot in states.items() if snapshot is not None}
@@ -36,6 +40,7 @@ def finish_run(
     write_predictions(
         model_dir / "predictions.jsonl", predictions(states, scored), sensitive=sensitive, show_text=show_text
     )
+    write_worst(model_dir / "worst.jsonl", worst, sensitive=sensitive, show_text=show_text)
     evaluation = Evaluation(
         before=evals.get("before"),
         before_chat=evals.get("before_chat"),

@@ -117,7 +117,16 @@ def _run(
     writer.write({"step": int(state.step), "eval": after.loss_lines()})
     writer.close()
     report = finish_run(
-        config, data.manifest, data.folder, before, after, timings, model_dir, show_text=show_text, console=console
+        config,
+        data.manifest,
+        data.folder,
+        before,
+        after,
+        evaluator.worst(after, before),
+        timings,
+        model_dir,
+        show_text=show_text,
+        console=console,
     )
     say(console, f"Report: {report}")
     return 0

@@ -187,6 +187,7 @@ def test_the_run_directory_holds_what_is_promised(world):
         "predictions.jsonl",
         "proportions.json",
         "proportions.csv",
+        "worst.jsonl",
         "evaluation.json",
         "report.html",
     ):
@@ -199,6 +200,42 @@ def test_the_run_directory_holds_what_is_promised(world):
     # An adapter's checkpoint never holds the base.
     size = sum(p.stat().st_size for p in (folder / "checkpoints" / "8").rglob("*") if p.is_file())
     assert size < (world.model / "model.safetensors").stat().st_size * 6
+
+
+def test_worst_examples_are_those_of_the_evaluation(world):
+    """All six of each task asked for again: their losses, by tokens, are the task's own loss."""
+    lines = [json.loads(x) for x in (world.folder / "undisturbed" / "worst.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 * 5 and all(x["prompt"] and x["target"] and x["template"] for x in lines)
+    command = ("--model=" + str(world.folder / "undisturbed"), "--gin.EvalConfig.worst_examples=6")
+    process = world.start(*command, "--format=json", module="itune.evaluate")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    record = json.loads(out)
+    for group in ("held_in", "held_out"):
+        for task, result in record["after"][group].items():
+            worst = [x for x in record["worst"] if (x["group"], x["task"]) == (group, task)]
+            assert len(worst) == result["examples"] == 6
+            assert [x["loss"] for x in worst] == sorted((x["loss"] for x in worst), reverse=True)
+            tokens = [x["tokens"] for x in worst]
+            assert np.average([x["loss"] for x in worst], weights=tokens) == pytest.approx(result["loss"])
+            trained = [x for x in lines if (x["group"], x["task"]) == (group, task)]
+            for a, b in zip(trained, worst[:5], strict=True):
+                # The run knows more: the loss before. Ties aside, the same examples.
+                assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["loss_before"] is not None
+
+
+def test_preview_finds_the_steps_of_an_example(world):
+    """And the step shows it."""
+    command = (f"--gin_file={world.recipe}", f"--workdir={world.folder / 'found'}", "--format=json")
+    out, err = world.start(*command, "--find=toy/add:train-3", module="itune.preview").communicate(timeout=300)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert found, err
+    step = found[0]["step"]
+    out, err = world.start(*command, f"--step={step}", module="itune.preview").communicate(timeout=300)
+    rows = [json.loads(line) for line in out.splitlines()]
+    (row,) = (r for r in rows if r["row"] == found[0]["row"])
+    example = row["examples"][found[0]["segment"] - 1]
+    assert (example["task"], example["id"], example["epoch"]) == ("toy/add", "train-3", found[0]["epoch"])
 
 
 def test_dry_run_prints_config_and_plan_and_trains_nothing(world):
