@@ -15,7 +15,7 @@ from typing import Any
 from itune.evaluation.results import ExampleLoss, finite, number, write_text
 
 TEXTS = ("prompt", "target")
-MOST_SHOWN = 20
+MOST_SHOWN = 15
 MOST_OF_A_TASK = 3
 MOST_TEXT = 1_500  # characters of one text in the report
 

@@ -72,8 +72,8 @@ def test_the_report_shows_them_with_ids_losses_and_text(tmp_path: Path):
     assert (
         "w-9-2" in shown.text and "w-9-3" not in shown.text
     )  # three of a task, though the fourth is worse than others
-    assert f"{61 - 20} more are in worst.jsonl" in shown.text
-    assert shown.text.count("prompt of ") == 20
+    assert f"{61 - 15} more are in worst.jsonl" in shown.text
+    assert shown.text.count("prompt of ") == 15
 
 
 def test_a_run_without_them_has_no_such_part_and_misses_nothing(run_folder: Path):
