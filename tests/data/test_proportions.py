@@ -67,6 +67,27 @@ def test_the_tally_is_the_summary_at_every_row(seed: int):
         assert [tally.epochs(k) for k in range(len(plan.tasks))] == epochs
 
 
+def test_windows_without_rows_at_the_end_of_a_plan_count_with_its_last_row():
+    """Where that row is not the first of its window: those that begin a window are asked for what it drops anyway."""
+    fits, long = [(6, 3)] * 8, [(6, 3)] + [(6, 30)] * 11
+    tried = (
+        Plan(
+            [task("fits", fits, rate=2.0), task("long", long)],
+            seed=seed,
+            row_length=12,
+            window=4,
+            max_epochs=1,
+            feature_lengths={"inputs": 8, "targets": 8},
+        )
+        for seed in range(60)
+    )
+    rows = lambda plan: plan.rows_in_windows(9)  # noqa: E731
+    plan = next(p for p in tried if rows(p)[-1] == 0 and [n for n in rows(p) if n][-1] > 1)
+    tally = Tally(plan, 0, plan.num_rows)
+    tally.advance(plan.num_rows)
+    assert tally.drawn.tolist() == [8, 12] and tally.epochs(1) == 1.0
+
+
 def test_the_plans_of_these_tests_drop_and_end():
     """Or the test above would show little."""
     plans = [random_plan(seed) for seed in range(40)]
@@ -137,12 +158,12 @@ def test_reasons_are_counted_once_each():
 
 def many(n: int) -> dict:
     plan = Plan(
-        [task(f"t{k}", [(3, 3)] * 4, rate=k + 1.0) for k in range(n)],
+        [task(f"mix{k}", [(3, 3)] * 4, rate=k + 1.0) for k in range(n)],
         seed=0,
         row_length=32,
         feature_lengths={"inputs": 16, "targets": 8},
     )
-    return proportions(plan, manifest(*(f"t{k}" for k in range(n))), "train", steps=50, batch_size=4)
+    return proportions(plan, manifest(*(f"mix{k}" for k in range(n))), "train", steps=50, batch_size=4)
 
 
 def printed(record: dict, **options) -> list[str]:
@@ -154,11 +175,15 @@ def printed(record: dict, **options) -> list[str]:
 def test_the_largest_twenty_are_printed_and_where_the_others_are():
     record = many(25)
     lines = printed(record)
-    shown = [line.split()[0] for line in lines if line.startswith("t")]
+    shown = [line.split()[0] for line in lines if line.startswith("mix")]
     assert len(shown) == 20 and shown == [name for name, _ in by_share(record)][:20]
     assert "and 5 more in a file" in lines
     few = printed(many(3))
-    assert [line.split()[0] for line in few if line.startswith("t")] == ["t0", "t1", "t2"]  # the mixture's own order
+    assert [line.split()[0] for line in few if line.startswith("mix")] == [
+        "mix0",
+        "mix1",
+        "mix2",
+    ]  # the mixture's own order
     assert not any("more" in line for line in few)
     assert any("50 steps of 4 rows" in line for line in few)
 
@@ -166,7 +191,7 @@ def test_the_largest_twenty_are_printed_and_where_the_others_are():
 def test_the_csv_holds_every_number():
     record = many(4)
     rows = list(csv.DictReader(io.StringIO(as_csv(record))))
-    assert [row["task"] for row in rows] == ["t0", "t1", "t2", "t3"]
+    assert [row["task"] for row in rows] == ["mix0", "mix1", "mix2", "mix3"]
     for row in rows:
         task = record["summary"]["tasks"][row["task"]]
         assert all(float(row[name]) == task[name] for name in ("share_asked", "share_got", "epochs", *COUNTS))
