@@ -206,6 +206,11 @@ def test_worst_examples_are_those_of_the_evaluation(world):
     """All six of each task asked for again: their losses, by tokens, are the task's own loss."""
     lines = [json.loads(x) for x in (world.folder / "undisturbed" / "worst.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * 5 and all(x["prompt"] and x["target"] and x["template"] for x in lines)
+    for line in (x for x in lines if x["task"] == "toy/add"):
+        n = int(line["id"].removeprefix("validation-"))
+        a, b = n % 7, n % 5  # as the task makes its rows
+        assert line["prompt"] == {"plus": f"{a} plus {b} is", "sum": f"sum {a} {b}"}[line["template"]]
+        assert line["target"] == str(a + b)
     command = ("--model=" + str(world.folder / "undisturbed"), "--gin.EvalConfig.worst_examples=6")
     process = world.start(*command, "--format=json", module="itune.evaluate")
     out, err = process.communicate(timeout=300)
