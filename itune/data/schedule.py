@@ -100,7 +100,8 @@ class Plan:
     together.  feature_lengths: {"inputs": n, "targets": m}, most tokens of an example.  The others are as in
     `DataConfig`.
 
-    Attributes L, T, S, Le; converter; draws: the stream; limits: most tokens of an example; digest: sha256 of
+    Attributes L, T, S, Le; converter; draws: the stream; drawable: examples of each task that are ever
+    drawn; limits: most tokens of an example; digest: sha256 of
     everything that rows depend on.
     Raises UserError for a task without examples, and if no example fits.
     """
@@ -146,12 +147,10 @@ class Plan:
         stages = stage_rates(names, [task.rate for task in tasks], rates or {}, curriculum)
         drawn = [any(of_stage[k] for _, of_stage in stages) for k in range(len(names))]
         self._placeable = [placeable(t, self.limits) if d else None for t, d in zip(tasks, drawn, strict=True)]
+        self.drawable = [0 if p is None else len(p.examples) for p in self._placeable]
         unit_size = [Fraction(1) if p is None else p.means[rate_unit] for p in self._placeable]
         self._stages = quantise_stages(stages, unit_size)
-        limits = [
-            epochs * len(p.examples) if p is not None and epochs else None
-            for p, epochs in zip(self._placeable, self._epochs, strict=True)
-        ]
+        limits = [epochs * n if n and epochs else None for n, epochs in zip(self.drawable, self._epochs, strict=True)]
         self.draws = DrawStream(tasks, self._placeable, self._stages, limits, seed=seed)
         self._chunks: collections.OrderedDict[int, _Chunk] = collections.OrderedDict()
         self._first_rows = [0]  # of each planned window, and of the next one
@@ -265,11 +264,10 @@ class Plan:
         sums = self._sums(first_row, last_row)
         asked, got = self._shares_asked(first_row, last_row), sums[self.rate_unit]
         tasks: dict[str, dict[str, float]] = {}
-        for k, (task, placeable_) in enumerate(zip(self.tasks, self._placeable, strict=True)):
-            drawn = 0 if placeable_ is None else len(placeable_.examples)
+        for k, (task, drawn) in enumerate(zip(self.tasks, self.drawable, strict=True)):
             shares = {"share_asked": float(asked[k]), "share_got": int(got[k]) / max(1, int(got.sum()))}
             counts = {name: int(column[k]) for name, column in sums.items() if name != "encoder_tokens"}
-            counts["dropped"] = task.num_examples - drawn if placeable_ is not None else 0
+            counts["dropped"] = task.num_examples - drawn if drawn else 0
             tasks[task.name] = shares | counts | {"epochs": int(sums["examples"][k]) / max(1, drawn)}
         rows = max(0, last_row - first_row)
         encoder = int(sums["encoder_tokens"].sum()) if self.Le else 0

@@ -27,6 +27,7 @@ from itune.data.records import Record, Span
 from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
+from itune.evaluation.worst import WorstExample, choose
 from itune.inference.generate import Generator
 from itune.parallel.mesh import BATCH_AXES
 from itune.training.step import make_eval_step
@@ -152,6 +153,30 @@ class Evaluator:
             baseline = self._measure(self._chat, params, per_task, check)
         return dataclasses.replace(self._measure(self._examples, params, per_task, check), chat=baseline)
 
+    def worst(self, after: Snapshot, before: Snapshot | None = None) -> list[WorstExample]:
+        """The examples that `after` did worst on, `EvalConfig.worst_examples` a task, with their texts."""
+        if self._examples is None:
+            return []
+        number = {(group, task.name): k for k, (group, task) in enumerate(self.tasks)}
+        earlier = {(e.group, e.task, e.id): e.loss for e in (before.losses if before else ())}
+        found = []
+        for e in choose(after.losses, self.config.evaluation.worst_examples):
+            record = self._examples.reader.record(number[e.group, e.task], e.record)
+            found.append(
+                WorstExample(
+                    group=e.group,
+                    task=e.task,
+                    id=e.id,
+                    template=e.template,
+                    tokens=e.tokens,
+                    loss=e.loss,
+                    loss_before=earlier.get((e.group, e.task, e.id)),
+                    prompt=record.inputs_text,
+                    target=record.targets_text,
+                )
+            )
+        return found
+
     def _measure(self, examples: _Examples, params: dict, per_task: int, check: Check) -> Snapshot:
         losses = self._losses(examples, params, check)
         return Snapshot(losses=losses, completions=self._completions(examples, params, per_task, check))
@@ -185,10 +210,16 @@ class Evaluator:
             for b, row in enumerate(rows):
                 for s, segment in enumerate(row.segments):
                     group, task = self.tasks[segment.task]
-                    name = examples.reader.record(segment.task, segment.record).id
+                    record = examples.reader.record(segment.task, segment.record)
                     found.append(
                         ExampleLoss(
-                            group=group, task=task.name, id=name, nll=float(nll[b, s]), tokens=float(tokens[b, s])
+                            group=group,
+                            task=task.name,
+                            id=record.id,
+                            nll=float(nll[b, s]),
+                            tokens=float(tokens[b, s]),
+                            template=record.template,
+                            record=segment.record,
                         )
                     )
         order = {(group, task.name): n for n, (group, task) in enumerate(self.tasks)}

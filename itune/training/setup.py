@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from itune.config.run import RunConfig
+from itune.data.proportions import proportions
 from itune.errors import UserError
 from itune.models.decoder import Compute
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
@@ -106,11 +107,12 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     return ModelSide(spec, mesh, compute, optimizer, frozen, base_train, step)
 
 
-def plan_record(config: RunConfig, data: DataSide) -> dict[str, Any]:
-    """plan.json: shapes, digest, fill, and what each task contributes over the whole run."""
-    summary = data.plan.summary(0, config.train.steps * config.train.batch_size)
-    for task in data.manifest.train:
-        available = task.splits[config.data.split].examples
-        summary["tasks"][task.name] |= {"cluster": task.cluster, "examples_available": available}
-    shapes = {"L": data.plan.L, "T": data.plan.T, "S": data.plan.S, "digest": data.plan.digest}
-    return shapes | {"steps": config.train.steps, "batch_size": config.train.batch_size, "summary": summary}
+def plan_record(config: RunConfig, data: DataSide, steps: int | None = None) -> dict[str, Any]:
+    """Shapes, digest, fill, and what each task gives: over the whole run (plan.json), or over its first `steps`."""
+    return proportions(
+        data.plan,
+        data.manifest,
+        config.data.split,
+        steps=config.train.steps if steps is None else steps,
+        batch_size=config.train.batch_size,
+    )
