@@ -56,16 +56,18 @@ class _Closing:
 def end_of_turn(tokenizer: PromptTokenizer) -> int:
     """The id of the token that closes an assistant's turn: replies are learnt with it, and generation stops there.
 
-    It need not be the tokenizer's EOS. UserError for a template that closes turns with no such token, or otherwise
-    can't be trained on.
+    It need not be the tokenizer's EOS, but is where the template closes turns with no such token, which can't be
+    trained on.
     """
-    return _closing(tokenizer).id
+    try:
+        return _find_closing(tokenizer).id
+    except UserError:
+        return tokenizer.eos_id
 
 
 @functools.lru_cache(maxsize=8)
-def _closing(tokenizer: PromptTokenizer) -> _Closing:
-    if tokenizer.chat_template is None:
-        raise UserError("prompt_format='chat', but this model's tokenizer has no chat template; use 'plain'")
+def _find_closing(tokenizer: PromptTokenizer) -> _Closing:
+    _check_template(tokenizer)
     asked, reply = (turn.message for turn in _PROBE)
     text = tokenizer.render_marked([asked, reply])[0]
     _, found, tail = text.rpartition(reply["content"])
@@ -78,12 +80,36 @@ def _closing(tokenizer: PromptTokenizer) -> _Closing:
         )
     prompt = tokenizer.render_chat([asked], add_generation_prompt=True)
     around = frozenset(tokenizer.encode(text) + tokenizer.encode(prompt)) & tokenizer.added_ids
-    closing = _Closing(ids[0], tokenizer.spell(ids[:1]), around | {ids[0]})
+    return _Closing(ids[0], tokenizer.spell(ids[:1]), around | {ids[0]})
+
+
+@functools.lru_cache(maxsize=8)
+def _verified_closing(tokenizer: PromptTokenizer) -> _Closing:
+    """UserError for a template that not even a question and its reply can be trained on."""
+    closing = _find_closing(tokenizer)
     try:
         _find_replies(tokenizer, _PROBE, closing)
     except BadRecord as error:
-        raise UserError(f"prompt_format='chat': {error}; {_USE_PLAIN}") from None
+        reason = str(error).removeprefix(_which(1))
+        raise UserError(f"prompt_format='chat': {reason}; {_USE_PLAIN}") from None
     return closing
+
+
+def template_ids(tokenizer: PromptTokenizer) -> frozenset[int]:
+    """The tokens of their own that the chat template puts around turns, the closing one among them."""
+    try:
+        return _find_closing(tokenizer).around
+    except UserError:
+        return frozenset({tokenizer.eos_id})
+
+
+def _which(turn: int) -> str:
+    return f"message {turn + 1}: "
+
+
+def _check_template(tokenizer: PromptTokenizer) -> None:
+    if tokenizer.chat_template is None:
+        raise UserError("prompt_format='chat', but this model's tokenizer has no chat template; use 'plain'")
 
 
 def chat_spans(tokenizer: PromptTokenizer, turns: Sequence[Turn]) -> tuple[Span, ...]:
@@ -97,7 +123,7 @@ def chat_spans(tokenizer: PromptTokenizer, turns: Sequence[Turn]) -> tuple[Span,
       BadRecord: no reply is left to learn, or this conversation can't be laid out and verified.
       UserError: the template can't be trained on at all.
     """
-    closing = _closing(tokenizer)
+    closing = _verified_closing(tokenizer)
     text, replies = _find_replies(tokenizer, turns, closing)
     text = text[: replies[-1].end]
     ids, ends, first = _encode(tokenizer, text, [reply.start for reply in replies])
@@ -113,7 +139,7 @@ def chat_spans(tokenizer: PromptTokenizer, turns: Sequence[Turn]) -> tuple[Span,
 
 def chat_prompt(tokenizer: PromptTokenizer, turns: Sequence[Turn]) -> list[int]:
     """The token ids that a model is given to reply after these turns: in a record, all that stands before the reply."""
-    _closing(tokenizer)
+    _check_template(tokenizer)
     text, cuts = _head(tokenizer, turns), []
     for n, turn in enumerate(turns):
         if turn.learnt:
@@ -161,31 +187,31 @@ def _head(tokenizer: PromptTokenizer, turns: Sequence[Turn]) -> str:
 
 def _find_reply(text: str, head: str, block: tuple[int, int] | None, n: int, said: str, closing: str) -> _Reply:
     """said: the reply without blanks around it. BadRecord tells which property of the template is in the way."""
-    which = f"message {n + 1}"
+    which = _which(n)
     if not said:
-        raise BadRecord(f"{which}: its targets are empty")
+        raise BadRecord(f"{which}its targets are empty")
     if block is None and not text.startswith(head):
         raise BadRecord(
-            f"{which}: the chat template renders a conversation with its reply differently from the prompt alone, so "
+            f"{which}the chat template renders a conversation with its reply differently from the prompt alone, so "
             "the model would be trained on another prompt than it is given"
         )
     if block is not None and text.startswith(head) and block[0] != len(head):
         side = "before" if block[0] < len(head) else "after"
-        raise BadRecord(f"{which}: the chat template's generation block begins {side} the end of the reply's header")
+        raise BadRecord(f"{which}the chat template's generation block begins {side} the end of the reply's header")
     start, end = block or (len(head), len(text))
     reply = text[start:end].lstrip()
     if not reply.startswith(said):
         if said in reply:
-            raise BadRecord(f"{which}: the chat template puts text of its own before the reply, after its prompt")
-        raise BadRecord(f"{which}: the chat template leaves out or rewrites a part of the reply")
+            raise BadRecord(f"{which}the chat template puts text of its own before the reply, after its prompt")
+        raise BadRecord(f"{which}the chat template leaves out or rewrites a part of the reply")
     rest = reply[len(said) :].lstrip()
     if not rest.startswith(closing):
         if block is not None:
-            raise BadRecord(f"{which}: the chat template's generation block ends before {closing!r} closes the turn")
-        raise BadRecord(f"{which}: the chat template does not close the turn with {closing!r}, as it does a last one")
+            raise BadRecord(f"{which}the chat template's generation block ends before {closing!r} closes the turn")
+        raise BadRecord(f"{which}the chat template does not close the turn with {closing!r}, as it does a last one")
     rest = rest[len(closing) :]
     if block is not None and rest.strip():
-        raise BadRecord(f"{which}: the chat template's generation block goes on after {closing!r} has closed the turn")
+        raise BadRecord(f"{which}the chat template's generation block goes on after {closing!r} has closed the turn")
     return _Reply(n, start, end - len(rest))
 
 
@@ -220,10 +246,10 @@ def _last_token(ids: Sequence[int], ends: Sequence[int], start: int, reply: _Rep
     """The token that ends a reply's span. BadRecord if that is no closing token, or the template's stand before it."""
     last = bisect.bisect_left(ends, reply.end, lo=start)
     if last == len(ids) or ends[last] != reply.end or ids[last] != closing.id:
-        raise BadRecord(f"message {reply.turn + 1}: its last token is not {closing.text!r}")
+        raise BadRecord(f"{_which(reply.turn)}its last token is not {closing.text!r}")
     if not closing.around.isdisjoint(ids[start:last]):
         raise BadRecord(
-            f"message {reply.turn + 1}: EOS stands inside its targets, where generation would stop, or another token "
+            f"{_which(reply.turn)}EOS stands inside its targets, where generation would stop, or another token "
             "that the chat template puts around turns"
         )
     return last
