@@ -138,7 +138,11 @@ class Tokenizer:
             raise UserError("this model's tokenizer has no chat template; use the plain prompt format")
         try:
             text = _compile(self.chat_template).render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **self.special_tokens
+                messages=list(messages),
+                tools=None,  # as transformers: templates ask whether they are none
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise UserError(f"the model's chat template failed: {error}") from None
