@@ -24,6 +24,7 @@ from itune.data.turns import ASSISTANT, USER, BadRecord, Turn
 from itune.errors import UserError
 
 _PROBE = (Turn(role=USER, text="Question"), Turn(role=ASSISTANT, text="Reply"))
+_REWRITES = "the chat template leaves out or rewrites a part of the reply"
 _USE_PLAIN = "use prompt_format='plain', or put a chat_template.jinja that does into the model's folder"
 
 
@@ -71,8 +72,10 @@ def _find_closing(tokenizer: PromptTokenizer) -> _Closing:
     asked, reply = (turn.message for turn in _PROBE)
     text = tokenizer.render_marked([asked, reply])[0]
     _, found, tail = text.rpartition(reply["content"])
+    if not found:
+        raise UserError(f"prompt_format='chat': {_REWRITES}; {_USE_PLAIN}")
     ids = tokenizer.encode(tail.lstrip())
-    if not found or not ids or ids[0] not in tokenizer.added_ids | {tokenizer.eos_id}:
+    if not ids or ids[0] not in tokenizer.added_ids | {tokenizer.eos_id}:
         written = f"{tail.strip()!r:.30}, which is no single token of its own" if tail.strip() else "nothing"
         raise UserError(
             f"prompt_format='chat': this model's chat template closes an assistant's turn with {written}, so the model "
@@ -203,7 +206,7 @@ def _find_reply(text: str, head: str, block: tuple[int, int] | None, n: int, sai
     if not reply.startswith(said):
         if said in reply:
             raise BadRecord(f"{which}the chat template puts text of its own before the reply, after its prompt")
-        raise BadRecord(f"{which}the chat template leaves out or rewrites a part of the reply")
+        raise BadRecord(f"{which}{_REWRITES}")
     rest = reply[len(said) :].lstrip()
     if not rest.startswith(closing):
         if block is not None:

@@ -24,6 +24,7 @@ _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 _Config = dict[str, Any]
 # Around what a template's {% generation %} blocks make: noncharacters, which Unicode keeps out of texts.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_MARKS = re.compile(r"\{%[-+]?\s*generation\b")
 
 
 class Tokenizer:
@@ -146,9 +147,7 @@ class Tokenizer:
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise UserError(f"the model's chat template failed: {error}") from None
-        if "generation" not in self.chat_template:
-            return text, []
-        return _take_marks(text)
+        return _take_marks(text) if _MARKS.search(self.chat_template) else (text, [])
 
 
 def _read_config(path: Path) -> _Config:
