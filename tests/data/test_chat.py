@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,19 @@ from itune.data.chat import chat_prompt, chat_spans, end_of_turn
 from itune.data.conversations import conversation_rows, oasst_conversations
 from itune.data.prompt import render_prompt, render_spans, render_turns_prompt, stop_id
 from itune.data.readers import read_records
-from itune.data.records import Span
+from itune.data.records import Record, Span
 from itune.data.tokenizer import Tokenizer
-from itune.data.turns import ASSISTANT, SYSTEM, USER, BadRecord, Turn, layout, read_turns, write_turns
+from itune.data.turns import (
+    ASSISTANT,
+    SYSTEM,
+    TURNS_FEATURE,
+    USER,
+    BadRecord,
+    Turn,
+    layout,
+    read_turns,
+    write_turns,
+)
 from itune.errors import UserError
 from tests.data.toy import CHAT, make_model
 from tests.parity.chats import CLOSE, OPEN, STYLES
@@ -289,6 +300,28 @@ def test_a_session_stops_there(tmp_path: Path) -> None:
         rest = dict.fromkeys(("name", "spec", "params", "compute", "mesh"))
         session = Session(tokenizer=tokenizer, prompt_format=prompt_format, **rest)  # type: ignore[arg-type]
         assert [session.stop_id] == tokenizer.encode(stop)
+
+
+def test_the_chat_baseline_lays_a_plain_record_out_anew(tmp_path: Path) -> None:
+    """With all its replies; or, where the template refuses such turns, as one question with its history as text."""
+    from itune.evaluation.evaluate import Evaluator
+
+    texts = {
+        "inputs_text": layout(TALK[:4]),
+        "targets_text": TALK[4].text,
+        "extras": {TURNS_FEATURE: write_turns(TALK)},
+    }
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('No') }}{% endif %}" + CHATML
+    for template in (CHATML, refusing):
+        tokenizer = model(tmp_path, template)
+        plain = spans_of(tokenizer, "plain", TALK)
+        record = Record(spans=plain, id="x", task="t", split="s", example=0, variant=0, **texts)
+        found = Evaluator._as_chat(types.SimpleNamespace(tokenizer=tokenizer), record).spans  # type: ignore[arg-type]
+        if template is CHATML:
+            assert read(tokenizer, found) == read(tokenizer, chat_spans(tokenizer, TALK))
+        else:
+            one = [Turn(role=USER, text=layout(TALK[:4])), TALK[4]]
+            assert read(tokenizer, found) == read(tokenizer, chat_spans(tokenizer, one))
 
 
 # One question and its reply, and the plain format
