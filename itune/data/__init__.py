@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from itune.data.splits import hold_out, normalise, passage_groups, split_of, text_key
     from itune.data.templates import Template, load_templates
     from itune.data.tokenizer import Tokenizer
+    from itune.data.turns import Turn, write_turns
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
@@ -63,6 +64,7 @@ _MODULES = {
     "splits": ("hold_out", "normalise", "passage_groups", "split_of", "text_key"),
     "templates": ("Template", "load_templates"),
     "tokenizer": ("Tokenizer",),
+    "turns": ("Turn", "write_turns"),
     "vocabularies": ("HFVocabulary",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -78,6 +80,7 @@ __all__ = [  # resolved by __getattr__
     "TaskInfo",
     "Template",
     "Tokenizer",
+    "Turn",
     "add_mixture",
     "add_task",
     "alpaca_task",
@@ -102,6 +105,7 @@ __all__ = [  # resolved by __getattr__
     "sharegpt_task",
     "split_of",
     "text_key",
+    "write_turns",
 ]
 
 

@@ -116,7 +116,6 @@ def _decoder_only(batch: Batch, cut: Cut, row_of: np.ndarray) -> Converted:
     batch.segment_ids[at.row, at.column] = _segment_numbers(row_of)[at.example]
     batch.positions[at.row, at.column] = at.position
     if batch.bidirectional is not None:
-        # The prompt is what stands before the first token to learn; later turns of a conversation are causal.
         first = np.array([int(np.argmax(supervised)) for _, supervised in cut])
         batch.bidirectional[at.row, at.column] = at.position < first[at.example]
     # Nothing stands before an example's first token, so it is never predicted: labels shift inside examples only.

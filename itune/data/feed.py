@@ -125,7 +125,8 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
 
       [1 2 3 \\n] [7 8 E] cut to 3 and 2    right: 1 2 \\n 7 8    left: 2 3 \\n 7 8
 
-    Raises ValueError if the record has fewer tokens than that.
+    Raises ValueError if the record has fewer tokens than that, or several replies to learn: of a conversation any cut
+    would leave replies whose questions are gone, so plans drop such records whole.
     """
     supervised = np.repeat([span.supervised for span in record.spans], [len(span.ids) for span in record.spans])
     inputs, targets = np.flatnonzero(~supervised), np.flatnonzero(supervised)
@@ -133,6 +134,8 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
         raise ValueError(f"it has {len(inputs)} + {len(targets)} tokens, the plan has {num_inputs} + {num_targets}")
     if (len(inputs), len(targets)) == (num_inputs, num_targets):
         return np.arange(num_inputs + num_targets)
+    if sum(span.supervised for span in record.spans) > 1:
+        raise ValueError(f"it is a conversation of {len(inputs)} + {len(targets)} tokens, planned to be cut")
     tail = num_inputs
     if truncate_side == "right":
         role = next((span.role for span in reversed(record.spans) if not span.supervised), "inputs")
@@ -142,9 +145,10 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
 
 
 def prompt_ids(record: Record, segment: Segment, truncate_side: str) -> list[int]:
-    """The prompt of a planned example, cut as in training: what stands before its first supervised token."""
+    """The prompt of a planned example, cut as in training: what stands before its last reply."""
     ids, supervised = example_tokens(record, segment.num_inputs, segment.num_targets, truncate_side)
-    return ids[: int(np.argmax(supervised))].tolist()
+    starts = np.flatnonzero(supervised & ~np.concatenate([[False], supervised[:-1]]))
+    return ids[: int(starts[-1])].tolist()
 
 
 def cut_example(segment: Segment, plan: RowPlan, reader: RecordReader) -> tuple[np.ndarray, np.ndarray]:
@@ -159,10 +163,10 @@ def cut_example(segment: Segment, plan: RowPlan, reader: RecordReader) -> tuple[
         raise UserError(
             f"{path}: record {offset} is not as its index says: {error}; delete {task.directory} and prepare again"
         ) from error
-    if plan.converter == "encoder_decoder" and not supervised[int(np.argmax(supervised)) :].all():
+    if plan.converter != "causal" and not supervised[int(np.argmax(supervised)) :].all():
         raise UserError(
-            f"task {task.name!r}, record {record.id!r}: several replies to learn have no place in an encoder and a "
-            "decoder; prepare one reply an example"
+            f"task {task.name!r}, record {record.id!r}: a conversation with several replies to learn is for "
+            f"converter='causal'; {plan.converter!r} takes one prompt and one answer (turns='each' or 'last')"
         )
     return ids, supervised
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from itune.data.fingerprint import describe_task, digest
 from itune.data.manifest import DigestCache, InputFile, PreparedSplit, Request
-from itune.data.prompt import BadRecord, render_spans
+from itune.data.prompt import render_spans, stop_id
 from itune.data.records import (
     COMPLETED,
     TEMPORARY,
@@ -34,10 +34,11 @@ from itune.data.records import (
     write_atomic,
 )
 from itune.data.tokenizer import Tokenizer
+from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
 from itune.errors import UserError
 
 # Part of every fingerprint: raise it when the same inputs give other bytes on disk.
-FORMAT = 1
+FORMAT = 2
 CANARY_EXAMPLES = 3
 PROGRESS_EVERY = 100
 PREFETCH = 32
@@ -88,6 +89,7 @@ class PreparableTask:
         self.description = described | {"format": FORMAT}
         self.versions: dict[str, str] = described["versions"]
         self.fingerprint = digest(self.description)
+        self._stop_id = stop_id(tokenizer, request.prompt_format)
         # A name may hold "/"; two names that look alike here have different fingerprints.
         folder = f"{name.replace('/', '.')}-{self.fingerprint[:16]}"
         self.directory = Path(request.cache) / "prepared" / folder
@@ -155,7 +157,7 @@ class PreparableTask:
                     "skipped": len(skipped),
                     "skipped_ids": skipped,
                     "sensitive": self.info.sensitive,
-                    "eos": {"id": self.tokenizer.eos_id, "ends_every_target": True, "supervised": True},
+                    "eos": {"id": self._stop_id, "ends_every_target": True, "supervised": True},
                     "inputs": self.description,
                 }
             )
@@ -242,6 +244,7 @@ class PreparableTask:
             text = row.get(f"{feature}_pretokenized")
             ids = [int(i) for i in row.get(feature, ())]
             texts[feature] = self.tokenizer.decode(ids) if text is None else _text(text)
+        turns = row.get(TURNS_FEATURE, row.get(f"field/{TURNS_FEATURE}"))
         spans = render_spans(
             self.tokenizer,
             self.request.prompt_format,
@@ -249,7 +252,13 @@ class PreparableTask:
             targets=row["targets"],
             inputs_text=texts["inputs"],
             targets_text=texts["targets"],
+            turns=() if turns is None else read_turns(_text(turns)),
         )
+        if sum(span.supervised for span in spans) > 1 and self.info.overlong != "drop":
+            raise UserError(
+                f"task {self.info.name!r}: conversations with several replies to learn can't be cut: give it "
+                "overlong='drop'"
+            )
         return Record(
             spans=spans,
             id=name,

@@ -6,6 +6,7 @@ no number.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -22,10 +23,12 @@ from itune.data.evalplan import SequentialPlan
 from itune.data.feed import Reader, RecordReader, prompt_ids
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask, TaskIndex
-from itune.data.prompt import render_prompt
+from itune.data.prompt import render_prompt, render_spans, stop_id
 from itune.data.records import Record, Span
 from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
+from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
+from itune.errors import UserError
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.evaluation.worst import WorstExample, choose
 from itune.inference.generate import Generator
@@ -150,8 +153,9 @@ class Evaluator:
         if chat and self.tokenizer.chat_template is not None:
             if self._chat is None:
                 self._chat = self._chat_examples()
-            baseline = self._measure(self._chat, params, per_task, check)
-        return dataclasses.replace(self._measure(self._examples, params, per_task, check), chat=baseline)
+            baseline = self._measure(self._chat, "chat", params, per_task, check)
+        own_format = self.config.data.prompt_format
+        return dataclasses.replace(self._measure(self._examples, own_format, params, per_task, check), chat=baseline)
 
     def worst(self, after: Snapshot, before: Snapshot | None = None) -> list[WorstExample]:
         """The examples that `after` did worst on, `EvalConfig.worst_examples` a task, with their texts."""
@@ -177,9 +181,10 @@ class Evaluator:
             )
         return found
 
-    def _measure(self, examples: _Examples, params: dict, per_task: int, check: Check) -> Snapshot:
+    def _measure(self, examples: _Examples, prompt_format: str, params: dict, per_task: int, check: Check) -> Snapshot:
         losses = self._losses(examples, params, check)
-        return Snapshot(losses=losses, completions=self._completions(examples, params, per_task, check))
+        completions = self._completions(examples, prompt_format, params, per_task, check)
+        return Snapshot(losses=losses, completions=completions)
 
     def _plan(
         self, tasks: list[PlanTask], row_length: int, feature_lengths: Mapping[str, int], **converter: Any
@@ -225,7 +230,9 @@ class Evaluator:
         order = {(group, task.name): n for n, (group, task) in enumerate(self.tasks)}
         return tuple(sorted(found, key=lambda e: (order[e.group, e.task], e.id)))
 
-    def _completions(self, examples: _Examples, params: dict, per_task: int, check: Check) -> tuple[Completion, ...]:
+    def _completions(
+        self, examples: _Examples, prompt_format: str, params: dict, per_task: int, check: Check
+    ) -> tuple[Completion, ...]:
         if not per_task:
             return ()
         e = self.config.evaluation
@@ -235,7 +242,8 @@ class Evaluator:
             prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)
         ]
         examples.generator.params = params
-        out = examples.generator.generate(prompts, e.generate_tokens, self.tokenizer.eos_id, check=check)
+        stop = stop_id(self.tokenizer, prompt_format)
+        out = examples.generator.generate(prompts, e.generate_tokens, stop, check=check)
         return tuple(
             Completion(
                 group=self.tasks[s.task][0],
@@ -276,11 +284,20 @@ class Evaluator:
         return self._with_step(plan, MemoryReader(records))
 
     def _as_chat(self, record: Record) -> Record:
+        turns = record.extras.get(TURNS_FEATURE)
+        if turns is not None:
+            fields = {"inputs_text": record.inputs_text, "targets_text": record.targets_text}
+            # A template may refuse such turns (system text, say): they are one question then, as text.
+            with contextlib.suppress(BadRecord, UserError):
+                spans = render_spans(self.tokenizer, "chat", inputs=(), targets=(), turns=read_turns(turns), **fields)
+                return dataclasses.replace(record, spans=spans)
         prompt = render_prompt(self.tokenizer, record.inputs_text, "chat")
-        reply = next(span for span in record.spans if span.supervised)
-        return dataclasses.replace(
-            record, spans=(Span(role="user", supervised=False, ids=np.array(prompt, np.int32)), reply)
+        reply = [*[span for span in record.spans if span.supervised][-1].ids[:-1], stop_id(self.tokenizer, "chat")]
+        spans = (
+            Span(role="user", supervised=False, ids=np.array(prompt, np.int32)),
+            Span(role="assistant", supervised=True, ids=np.array(reply, np.int32)),
         )
+        return dataclasses.replace(record, spans=spans)
 
 
 def _segments(plan: SequentialPlan, task: int) -> list[Segment]:

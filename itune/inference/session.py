@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from itune.data.prompt import render_prompt
+from itune.data.prompt import render_prompt, stop_id
 from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError, nearest
 from itune.inference.generate import Generator
@@ -50,6 +50,11 @@ class Session:
 
     def generator(self, batch_size: int) -> Generator:
         return Generator(self.spec, self.params, self.compute, batch_size=batch_size, prefix_lm=self.prefix_lm)
+
+    @property
+    def stop_id(self) -> int:
+        """The token at which a reply ends: EOS, or in the chat format what the model's template closes a turn with."""
+        return stop_id(self.tokenizer, self.prompt_format)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a single question, in the session's prompt format."""

@@ -92,17 +92,17 @@ def conversation():
     return dataclasses.replace(record, spans=made)
 
 
-def test_later_turns_of_a_conversation_are_causal_and_have_no_place_in_an_encoder():
-    source = OneTask([conversation()], converter="prefix_lm")
+@pytest.mark.parametrize("converter", ["prefix_lm", "encoder_decoder"])
+def test_several_replies_to_learn_are_for_causal_models(converter):
+    source = OneTask([conversation()])
     segments = (Segment(task=0, record=0, epoch=0, num_inputs=3, num_targets=4),)
     row = PlannedRow(window=0, row=0, segments=segments)
     batch = assemble([row], source, source, "tokens")
     assert batch.tokens[0].tolist() == [5, 6, 7, EOS, 8, 9, EOS, 0]
-    assert batch.bidirectional[0].tolist() == [True, True] + [False] * 6
     assert batch.loss_targets[0].tolist() == [7, EOS, 9, EOS]
-    source.converter, source.Le = "encoder_decoder", 8
+    source.converter, source.Le = converter, 8
     source.tasks[0].name = "talk"
-    with pytest.raises(UserError, match="task 'talk', record 'id0': several replies"):
+    with pytest.raises(UserError, match="task 'talk', record 'id0': a conversation with several replies"):
         assemble([row], source, source, "tokens")
 
 
