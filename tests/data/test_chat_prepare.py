@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from itune.data import lint as lint_module
-from itune.data.feed import Reader, assemble, kept_tokens, prompt_ids
+from itune.data.converters import assemble
+from itune.data.feed import Reader, kept_tokens, prompt_ids
 from itune.data.lint import lint
 from itune.data.plan_tasks import PlanTask
 from itune.data.prompt import render_turns_prompt
