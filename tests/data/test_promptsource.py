@@ -179,10 +179,12 @@ def test_a_task_for_each_template(files: tuple[Path, Path]) -> None:
     assert [registry.info(name).metrics for name in names] == [("accuracy",), ("rouge_l",)]
 
 
-def test_one_file_is_split_by_text(files: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("split_by", [("text",), ()])
+def test_one_file_is_split_by_text(files: tuple[Path, Path], split_by: tuple[str, ...]) -> None:
+    """By default, too, labels do not part two rows of one text."""
     rows = [{"text": f"Review {i // 2}!", "label": i % 2, "tags": []} for i in range(400)]
     files[1].write_text("".join(json.dumps(row) + "\n" for row in rows + rows[:9]), encoding="utf-8")
-    register(files, rows=files[1], split_by=("text",), validation_fraction=0.25)
+    register(files, rows=files[1], split_by=split_by, validation_fraction=0.25)
     train, held = rows_of("reviews"), rows_of("reviews", "validation")
     assert len(train) + len(held) == 400 and 50 < len(held) < 150
     assert not {row["text"] for row in train} & {row["text"] for row in held}
