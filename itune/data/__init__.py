@@ -10,7 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itune.data.jinja_templates import JinjaTemplate
     from itune.data.metrics import METRICS, PER_EXAMPLE
+    from itune.data.niv2 import niv2_tasks
+    from itune.data.niv2_prompts import Niv2Layout
+    from itune.data.promptsource import load_promptsource, promptsource_tasks
     from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
     from itune.data.registry import (
         TASKS,
@@ -39,7 +43,11 @@ if TYPE_CHECKING:
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
+    "jinja_templates": ("JinjaTemplate",),
     "metrics": ("METRICS", "PER_EXAMPLE"),
+    "niv2": ("niv2_tasks",),
+    "niv2_prompts": ("Niv2Layout",),
+    "promptsource": ("load_promptsource", "promptsource_tasks"),
     "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
     "registry": (
         "TASKS",
@@ -71,8 +79,10 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # resolved by __getattr__
     "HFVocabulary",
+    "JinjaTemplate",
     "JsonSource",
     "METRICS",
+    "Niv2Layout",
     "PER_EXAMPLE",
     "RowSource",
     "TASKS",
@@ -90,14 +100,17 @@ __all__ = [  # resolved by __getattr__
     "find_files",
     "hold_out",
     "is_sensitive",
+    "load_promptsource",
     "load_templates",
     "mark_unavailable",
     "mixture_info",
+    "niv2_tasks",
     "normalise",
     "oasst_task",
     "openai_task",
     "passage_groups",
     "prompt_completion_task",
+    "promptsource_tasks",
     "rate_by_examples",
     "read_json",
     "read_records",
