@@ -8,6 +8,7 @@ header      an answer that holds what a chat template puts around turns, or EOS 
 unknown     the vocabulary has no token for part of the text
 lossy       tokens that don't spell the text they were made from (braces, newlines, capitals lost)
 prompt      what generation would feed for the same text is not what was trained on
+exemplar    a prompt that shows its own question twice, and the answer: an exemplar is the query
 duplicate   examples of a task that are the same, token for token
 conflict    one prompt with different answers
 leak        an evaluation example that is trained on, token for token
@@ -37,6 +38,7 @@ from itune.errors import UserError
 
 MOST_CUT = 0.2
 MOST_RARE = 0.01  # of a task's tokens or examples: below that, an oddity of the data rather than a fault of the set-up
+SHORTEST_QUERY = 20  # characters: shorter text stands in a prompt twice by chance
 NAMED = 3  # ids that a finding names
 QUICK_RECORDS, QUICK_PER_TASK = 20_000, 64
 ERRORS = ("no-prompt", "eos", "header", "leak")
@@ -163,6 +165,8 @@ def _records(
             tally.add("lossy", record.id)
         if record.inputs_text and _before_last_reply(record) != _asked(record, tokenizer, prompt_format):
             tally.add("prompt", record.id)
+        if _shows_itself(record):
+            tally.add("exemplar", record.id)
         asked, both = _digest(prompt), _digest(prompt, answer)
         if both in seen:
             tally.add("duplicate", record.id)
@@ -179,6 +183,7 @@ def _records(
         yield Finding(check="unknown", level="warning", task=name, message=message, share=unknown / tokens)
     yield from tally.finding("lossy", "have tokens that do not spell their text", least=MOST_RARE)
     yield from tally.finding("prompt", "would be prompted otherwise than they were trained", least=MOST_RARE)
+    yield from tally.finding("exemplar", "hold their own question and answer among their exemplars")
     yield from tally.finding("duplicate", "are the same as an earlier one", least=MOST_RARE)
     yield from tally.finding("conflict", "have another answer to the prompt of an earlier one", least=MOST_RARE)
 
@@ -217,6 +222,14 @@ def _digest(*arrays: Any) -> bytes:
     for array in arrays:
         digest.update(np.ascontiguousarray(array, "<i4").tobytes() + b"\xff")
     return digest.digest()
+
+
+def _shows_itself(record: Record) -> bool:
+    """Whether the longest source field that the prompt shows stands in it twice, and the answer beside it."""
+    prompt, answer = record.inputs_text, record.targets_text.strip()
+    shown = [text.strip() for text in record.extras.values() if len(text.strip()) >= SHORTEST_QUERY]
+    query = max((text for text in shown if text in prompt and text != answer), key=len, default="")
+    return bool(query and answer) and prompt.count(query) > 1 and answer in prompt.replace(query, "")
 
 
 def _spelt(tokenizer: Tokenizer, text: str) -> bool:
