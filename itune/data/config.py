@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 PROMPT_FORMATS = ("plain", "chat")
+ON_FAILED_SOURCE = ("stop", "skip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class DataConfig:
       prepare_seed: keys the renderings. The run's seed never reaches prepare, so seeds share shards.
       max_epochs: stop drawing from a task after this many epochs; 0 means no limit.
       max_bad_records: examples a split that may fail, be left out and counted before it is an error.
+      on_failed_source: tasks that can't be prepared, once all others are: "stop", with a list of them, or "skip" them
+        and train on the rest.
     """
 
     mixture: str
@@ -41,10 +44,13 @@ class DataConfig:
     prepare_seed: int = 0
     max_epochs: int = 0
     max_bad_records: int = 0
+    on_failed_source: str = "stop"
 
     def __post_init__(self) -> None:
         if self.prompt_format not in PROMPT_FORMATS:
             raise ValueError(f"DataConfig.prompt_format={self.prompt_format!r} must be one of {PROMPT_FORMATS}")
+        if self.on_failed_source not in ON_FAILED_SOURCE:
+            raise ValueError(f"DataConfig.on_failed_source={self.on_failed_source!r} must be one of {ON_FAILED_SOURCE}")
         if set(self.feature_lengths) != {"inputs", "targets"}:
             raise ValueError(
                 f"DataConfig.feature_lengths={self.feature_lengths} must name exactly 'inputs' and 'targets'"

@@ -216,12 +216,12 @@ def _contents(cache: Path) -> dict[str, bytes]:
 
 def test_workers_write_the_same_bytes(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts two processes that import SeqIO."""
-    from itune.data import prepare
+    from itune.data import prepare_pool
 
     toy.prepare()
     inline = _contents(toy.folder / "cache")
     (toy.folder / "cache" / "prepared").rename(toy.folder / "before")
-    monkeypatch.setattr(prepare, "INLINE_SECONDS", -1.0)
+    monkeypatch.setattr(prepare_pool, "INLINE_SECONDS", -1.0)
     toy.prepare(workers=2)
     assert len(inline) == 12
     assert _contents(toy.folder / "cache") == inline
