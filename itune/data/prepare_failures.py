@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from itune.data.manifest import FailedTask, Request
-from itune.data.records import NoRoom, write_atomic
+from itune.data.records import NoRoom, is_no_room, write_atomic
 from itune.errors import UserError
 
 _LISTED = 3  # in the one line of the error; all are in the file
@@ -34,7 +33,7 @@ def attempt(task: str, sensitive: bool, work: Callable[[], T]) -> T | Failure:
     except (NoRoom, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_no_room(error):
             raise NoRoom(f"no room on the disk: {error}; free some, or set ITUNE_CACHE_DIR, and run again") from error
         return Failure(task=task, reason=_reason(task, sensitive, error), details=_details(sensitive, error))
 

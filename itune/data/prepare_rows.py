@@ -59,16 +59,16 @@ class TaskRows:
         """Drop the datasets: they may hold all of their rows, and what they shuffle differs from pass to pass."""
         self._datasets.clear()
 
-    def read(self, split: str, variants: int, batch: int = BATCH) -> Iterator[list[Row] | PipelineError | BadRecord]:
+    def read(self, split: str, variants: int, batch: int = 0) -> Iterator[list[Row] | PipelineError | BadRecord]:
         """Each example's rows, one a variant, or why it has none. All are advanced if one fails, to stay in step.
 
         A row's output features are token ids, with EOS where the pipeline adds it; all else is as numpy gives it.
-        batch: rows read ahead, and tokenised together.
+        batch: rows read ahead, and tokenised together; 0 for many.
 
         Raises UserError where the variants have different numbers of examples, and what the source raises.
         """
         ended = object()
-        passes = [self._pass(split, variant, batch) for variant in range(variants)]
+        passes = [self._pass(split, variant, batch or BATCH) for variant in range(variants)]
         while True:
             found = [next(rows, ended) for rows in passes]
             num_ended = sum(row is ended for row in found)
@@ -180,13 +180,12 @@ class _Tail:
         options = _tokenize_options(steps[start]) or {}
         ending = [name for name in names if task.output_features[name].add_eos]
         eos: list[dict[str, int | None]] = [dict.fromkeys(ending)] if options["with_eos"] else []
-        for number, step in enumerate(steps[start + 1 :], start + 1):
+        for step in steps[start + 1 :]:
             if step is seqio.preprocessors.append_eos:
                 eos.append(dict.fromkeys(ending))
             elif step is seqio.preprocessors.append_eos_after_trim:
-                # SeqIO tells the steps before a cache placeholder no lengths.
-                cached = task.supports_caching and any(_is_placeholder(s) for s in steps[number:])
-                eos.append({name: None if cached else (lengths or {}).get(name) for name in ending})
+                # Only ever after the cache placeholder: SeqIO refuses steps before it that want the lengths.
+                eos.append({name: (lengths or {}).get(name) for name in ending})
         return cls(tuple(names), tuple(task.output_features) if options["copy_pretokenized"] else (), tuple(eos))
 
     def tokenise(self, rows: Sequence[Row | PipelineError], tokenizer: Tokenizer) -> Iterator[Any]:

@@ -19,7 +19,7 @@ import seqio
 
 from itune.data.fingerprint import describe_task, digest
 from itune.data.manifest import DigestCache, InputFile, PreparedSplit, Request
-from itune.data.prepare_rows import BATCH, PipelineError, Row, TaskRows
+from itune.data.prepare_rows import PipelineError, Row, TaskRows
 from itune.data.prompt import BadRecord, render_spans
 from itune.data.records import (
     COMPLETED,
@@ -187,7 +187,7 @@ class PreparableTask:
             f"split needs {whole}. Free some or set ITUNE_CACHE_DIR, and run again: what is finished is kept"
         )
 
-    def _examples(self, split: str, skipped: list[str], batch: int = BATCH) -> Iterator[list[Record]]:
+    def _examples(self, split: str, skipped: list[str], batch: int = 0) -> Iterator[list[Record]]:
         """Each example's V records; bad ones are noted in `skipped`, and one too many stops with an error."""
         seen: dict[str, int] = {}
         example, failed = 0, False

@@ -104,11 +104,15 @@ def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Replace `path` by `data`: readers see the old bytes or the new ones."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync(path.parent)
 
 
@@ -123,7 +127,7 @@ class NoRoom(UserError):
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _is_no_room(error: Exception) -> bool:
+def is_no_room(error: Exception) -> bool:
     """ArrayRecord's writer tells the system's error in words only."""
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
@@ -212,7 +216,7 @@ class SplitWriter:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            if not _is_no_room(error):
+            if not is_no_room(error):
                 raise
             raise NoRoom(f"no room for {self._directory}: {error}", self._total) from error
 
