@@ -331,17 +331,26 @@ def _naming(task: str) -> Iterator[None]:
 
 
 def source_files(source: Any, digests: DigestCache, task: str) -> list[InputFile]:
-    """Digests of the local files that a source says it reads: `.files`, `.paths`, or a SeqIO file source's patterns."""
+    """Digests of the local files that a source says it reads: `.files`, `.paths`, or a SeqIO file source's patterns.
+
+    Of a TFDS data set it is dataset_info.json, with sizes and lengths of the shards: to read them all would take longer
+    than to prepare them, and by TFDS's own rule another content is another version.
+    """
     named = getattr(source, "files", None) or getattr(source, "paths", None) or ()
     if isinstance(named, Mapping):
         named = [path for paths in named.values() for path in ([paths] if isinstance(paths, str | Path) else paths)]
     paths = [Path(path).expanduser() for path in named]
     if hasattr(source, "_split_to_filepattern"):
         paths += [Path(path) for split in source.splits for path in source.list_shards(split)]
+    if isinstance(source, seqio.TfdsDataSource):
+        described = Path(source.tfds_dataset.builder.data_dir) / "dataset_info.json"
+        paths += [described] if described.is_file() else []
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(f"task {task!r}: {missing[0]}: no such file; put it there, or take the task out of the mixture")
-    return digests.digests(sorted(set(paths)))
+    inner = getattr(source, "_original_source", None)  # SeqIO's few-shot source draws from another
+    more = [] if inner is None else source_files(inner, digests, task)
+    return [*digests.digests(sorted(set(paths))), *more]
 
 
 def remove_leftovers(directory: Path) -> None:
