@@ -73,8 +73,15 @@ def _take_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, bindings
 
 
+def split_rest(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """["--a", "--", "--b"] -> ["--a"], ["--b"]: what stands after -- is meant for somebody else."""
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
+
+
 def add_config_flags(parser: Parser) -> None:
-    """--gin_file, --gin.NAME=VALUE and --workdir: the flags of a command that starts from a RunConfig."""
+    """--gin_file, --gin.NAME=VALUE, --workdir, --module_import: the flags of a command that starts from a RunConfig."""
     parser.add_argument(
         "--gin_file",
         action="append",
@@ -85,6 +92,13 @@ def add_config_flags(parser: Parser) -> None:
     # Only for --help: parse() takes these words out before argparse sees them.
     parser.add_argument("--gin.NAME", metavar="VALUE", dest="_", help="override a macro or a binding, in gin's syntax")
     parser.add_argument("--workdir", metavar="DIR", help="where the run lives; sets MODEL_DIR")
+    parser.add_argument(
+        "--module_import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a Python module that registers SeqIO tasks, beside MIXTURE_OR_TASK_MODULE; may be repeated",
+    )
 
 
 def add_format_flag(parser: Parser) -> None:
@@ -96,7 +110,7 @@ def load_config(flags: argparse.Namespace) -> RunConfig:
     """The RunConfig that the flags of `add_config_flags` describe. Raises UserError."""
     from itune.config.load import load_run
 
-    return load_run(flags.gin_file, flags.gin_bindings, model_dir=flags.workdir)
+    return load_run(flags.gin_file, flags.gin_bindings, model_dir=flags.workdir, modules=flags.module_import)
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -14,32 +14,30 @@ from itune.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    flags = _parser().parse(argv)
+    words, beam_options = cli.split_rest(argv)
+    flags = _parser().parse(words)
     if flags.request:
-        return _serve(Path(flags.request), Path(flags.manifest))
+        return _answer(Path(flags.request), Path(flags.manifest))
+    if beam_options and not flags.runner:
+        raise UserError(f"{beam_options[0]!r} stands after --, where Beam's options go: give --runner, too")
     config = cli.load_config(flags)
 
     from itune import weights
     from itune.cache import cache_dir
-    from itune.data import launch, prepare
+    from itune.data import launch, prepare_progress
 
     folder = weights.resolve(config.weights.source)
-    manifest = launch.ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), workers=flags.workers)
-    print(json.dumps(dataclasses.asdict(manifest)) if flags.format == "json" else "\n".join(prepare.summary(manifest)))
+    how = {"workers": flags.workers, "runner": flags.runner, "beam_options": beam_options, "retry": True}
+    manifest = launch.ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), **how)
+    lines = prepare_progress.summary(manifest)
+    print(json.dumps(dataclasses.asdict(manifest)) if flags.format == "json" else "\n".join(lines))
     return 0
 
 
-def _serve(asked: Path, manifest: Path) -> int:
-    """Answer a trainer's request (itune.data.launch). It prints our error, so that it is seen once."""
+def _answer(asked: Path, manifest: Path) -> int:
     from itune.data import prepare
-    from itune.data.manifest import Request
 
-    try:
-        prepare.run(Request(**json.loads(asked.read_text())), sys.stderr).save(manifest)
-    except UserError as error:
-        asked.with_suffix(".error").write_text(" ".join(str(error).split()))
-        return cli.EXIT_USER_ERROR
-    return 0
+    return 0 if prepare.answer(asked, manifest, sys.stderr) else cli.EXIT_USER_ERROR
 
 
 def _parser() -> cli.Parser:
@@ -47,8 +45,9 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m itune.prepare", description=__doc__.split(": ", 1)[1], example=example)
     cli.add_config_flags(parser)
     parser.add_argument("--workers", type=int, default=2, help="processes, when there is much to do")
-    parser.add_argument("--request", help=argparse.SUPPRESS)
-    parser.add_argument("--manifest", help=argparse.SUPPRESS)
+    parser.add_argument("--runner", default="", help="an Apache Beam runner; its own options follow after --")
+    for name in ("--request", "--manifest"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
     cli.add_format_flag(parser)
     return parser
 

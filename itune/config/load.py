@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from itune.config import parse, resolve
 from itune.config.parse import Statement
 from itune.config.run import RunConfig
-from itune.errors import UserError
+from itune.errors import UserError, nearest
 
 
 def load_run(
@@ -17,6 +18,7 @@ def load_run(
     bindings: Sequence[str] = (),
     *,
     model_dir: str | os.PathLike[str] | None = None,
+    modules: Sequence[str] = (),
 ) -> RunConfig:
     """The run that the files describe; a later file overrides an earlier one, bindings and `model_dir` override all.
 
@@ -24,6 +26,7 @@ def load_run(
       gin_files: paths from the working directory, else from the project's gin_configs/.
       bindings: `NAME=value`, as after --gin. on the command line; a macro or Class.field.
       model_dir: what --workdir gives; it stands for MODEL_DIR.
+      modules: what --module_import gives; they join DataConfig.modules.
 
     Raises:
       UserError: one line with the file and line (or the flag), the binding, and the nearest valid name.
@@ -42,7 +45,16 @@ def load_run(
         key = resolve.macro_behind("RunConfig.model_dir", [*statements, *given])
         given.append(Statement(key=key, value=text, where=f"--workdir={text}", source=command_line))
     _check_given_once(given)
-    return resolve.resolve([*statements, *given], gin_files)
+    return _with_modules(resolve.resolve([*statements, *given], gin_files), modules)
+
+
+def _with_modules(config: RunConfig, modules: Sequence[str]) -> RunConfig:
+    for name in modules:
+        if not all(part.isidentifier() for part in name.split(".")):
+            meant = name.removesuffix(".py").replace("/", ".").strip(".")
+            raise UserError(f"--module_import={name}: not a module's dotted name.{nearest(name, [meant])}")
+    named = dict.fromkeys([*config.data.modules, *modules])
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, modules=tuple(named)))
 
 
 def _check_given_once(given: Sequence[Statement]) -> None:

@@ -10,6 +10,7 @@ PROMPT_FORMATS = ("plain", "chat")
 CONVERTERS = ("causal", "prefix_lm", "encoder_decoder")
 CONTAMINATION = ("off", "report", "drop", "stop")
 RATE_UNITS = ("examples", "tokens", "supervised_tokens")
+ON_FAILED_SOURCE = ("stop", "skip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class DataConfig:
       task_epochs: other limits for some tasks, by name or pattern: {"sums": 2}.
       contamination: what to do about evaluation text in training examples: "off", "report", "drop" or "stop".
       max_bad_records: examples a split that may fail, be left out and counted before it is an error.
+      on_failed_source: tasks that can't be prepared, once all others are: "stop", with a list of them, or "skip" them
+        and train on the rest.
     """
 
     mixture: str
@@ -62,6 +65,7 @@ class DataConfig:
     task_epochs: dict[str, int] = dataclasses.field(default_factory=dict)
     contamination: str = "report"
     max_bad_records: int = 0
+    on_failed_source: str = "stop"
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -69,6 +73,7 @@ class DataConfig:
             ("converter", CONVERTERS),
             ("rate_unit", RATE_UNITS),
             ("contamination", CONTAMINATION),
+            ("on_failed_source", ON_FAILED_SOURCE),
         ):
             if getattr(self, name) not in options:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)!r} must be one of {options}")

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from itune.data.config import DataConfig
 from itune.data.manifest import Manifest, Request
+from itune.data.prepare_failures import tell
 from itune.data.records import locked
 from itune.errors import UserError
 from itune.evaluation.config import EvalConfig
@@ -26,6 +27,9 @@ def ensure_prepared(
     cache: Path,
     echo: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     workers: int = 2,
+    runner: str = "",
+    beam_options: Sequence[str] = (),
+    retry: bool = False,
 ) -> Manifest:
     """The manifest of the tasks that a run trains on and evaluates; their shards are on disk when this returns.
 
@@ -34,18 +38,23 @@ def ensure_prepared(
 
     Args:
       model_folder: a local folder in Hugging Face layout; its tokenizer makes the tokens.
+      workers: processes on this machine.  runner, beam_options: Apache Beam's, to work elsewhere.
+      retry: try again the tasks that the cached manifest goes on without; a run keeps to it, to resume what it began.
 
     Raises:
       UserError: the prepare process's one-line error.
     """
     request = Request.from_config(data, evaluation, model_folder, cache=cache)
-    request = dataclasses.replace(request, workers=workers)
+    request = dataclasses.replace(request, workers=workers, runner=runner, beam_options=list(beam_options))
     path = request.manifest_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, waiting=lambda: echo("waiting for another process that prepares the same data")):
         cached, reason = _cached(path)
-        if cached is not None:
+        if cached is not None and not (retry and cached.failed):
+            for line in tell(cached.failed):
+                echo(line)
             return cached
+        reason = reason or "some of its tasks failed the last time"
         echo(f"preparing {data.mixture!r}: {reason}")
         _run_prepare(request, path, echo)
         return Manifest.load(path)

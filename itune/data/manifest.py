@@ -59,8 +59,21 @@ class PreparedTask:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FailedTask:
+    """A task that the run goes on without. groups: where it would have stood, "train", "held_in" or "held_out"."""
+
+    name: str
+    groups: list[str]
+    reason: str
+
+
+# Fields of a Request that say how the work is done, not what comes out.
+_HOW = ("workers", "runner", "beam_options")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What prepare is asked for. `directory`: where `modules` are looked up, first."""
+    """What prepare is asked for. `directory`: where `modules` are looked up, first. runner: Beam's, "" for none."""
 
     mixture: str
     modules: list[str]
@@ -76,7 +89,10 @@ class Request:
     cache: str
     directory: str
     max_bad_records: int
+    on_failed_source: str = "stop"
     workers: int = 2
+    runner: str = ""
+    beam_options: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def from_config(cls, data: DataConfig, evaluation: EvalConfig, model_folder: Path, *, cache: Path) -> Request:
@@ -95,11 +111,12 @@ class Request:
             cache=str(Path(cache).resolve()),
             directory=os.getcwd(),
             max_bad_records=data.max_bad_records,
+            on_failed_source=data.on_failed_source,
         )
 
     def manifest_path(self) -> Path:
         """<cache>/manifests/<digest of the request and of ITUNE_DATA_DIR>.json"""
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "workers"}
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in _HOW}
         asked = json.dumps([fields, os.environ.get("ITUNE_DATA_DIR", "")], sort_keys=True)
         return Path(self.cache) / "manifests" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
 
@@ -109,6 +126,7 @@ class Manifest:
     """A prepared mixture: tasks to train on and to evaluate, and everything that they were made from.
 
     tokenizer: its digest.  versions: "python" and distributions.  request: the fields of the Request that it answers.
+    failed: tasks that the run asked for and goes on without (DataConfig.on_failed_source="skip").
     """
 
     mixture: str
@@ -119,6 +137,7 @@ class Manifest:
     inputs: list[InputFile]
     versions: dict[str, str]
     request: dict[str, Any]
+    failed: list[FailedTask] = dataclasses.field(default_factory=list)
 
     @property
     def sensitive(self) -> bool:
@@ -144,6 +163,7 @@ class Manifest:
             for group in ("train", "held_in", "held_out"):
                 fields[group] = [_prepared_task(task) for task in fields[group]]
             fields["inputs"] = [InputFile(**entry) for entry in fields["inputs"]]
+            fields["failed"] = [FailedTask(**entry) for entry in fields.get("failed", [])]
             return cls(**fields)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path}: not a manifest of this version of itune ({error})") from error

@@ -9,20 +9,22 @@ import contextlib
 import fcntl
 import functools
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import seqio
 
 from itune.data.fingerprint import describe_task, digest
 from itune.data.manifest import DigestCache, InputFile, PreparedSplit, Request
+from itune.data.prepare_rows import PipelineError, Row, TaskRows
 from itune.data.prompt import render_spans, stop_id
 from itune.data.records import (
     COMPLETED,
     TEMPORARY,
+    NoRoom,
     Record,
     SplitWriter,
     encode_record,
@@ -33,6 +35,7 @@ from itune.data.records import (
     read_records,
     write_atomic,
 )
+from itune.data.sources import RowSource
 from itune.data.tokenizer import Tokenizer
 from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
 from itune.errors import UserError
@@ -41,7 +44,6 @@ from itune.errors import UserError
 FORMAT = 2
 CANARY_EXAMPLES = 3
 PROGRESS_EVERY = 100
-PREFETCH = 32
 # Features that have a place of their own in a record; the rest is passed through for metrics.
 _OWN_FEATURES = frozenset({"inputs", "targets", "inputs_pretokenized", "targets_pretokenized", "id", "template"})
 
@@ -62,7 +64,6 @@ class PreparableTask:
 
         self.request, self.tokenizer = request, tokenizer
         self.info = registry.info(name)
-        self._datasets: dict[tuple[str, int], Any] = {}  # building one takes TensorFlow 0.1 s
         self._bound = functools.cache(
             lambda variant: registry.bind(
                 name,
@@ -71,6 +72,13 @@ class PreparableTask:
                 prepare_seed=request.prepare_seed,
                 feature_lengths=request.feature_lengths,
             )
+        )
+        self._rows = TaskRows(
+            self._bound,
+            tokenizer=tokenizer,
+            feature_lengths=request.feature_lengths,
+            seed=lambda variant: request.prepare_seed * 1_000_003 + variant,
+            sensitive=self.info.sensitive,
         )
         with _naming(name):
             self.splits = tuple(self._bound(0).splits)
@@ -106,7 +114,7 @@ class PreparableTask:
             try:
                 return {split: self._prepare_split(split, progress) for split in splits}
             finally:
-                self._datasets.clear()  # they may hold all of their rows
+                self._rows.forget()
 
     def _prepare_split(self, split: str, progress: Progress) -> PreparedSplit:
         directory = self.directory / split.replace("/", ".")
@@ -161,74 +169,48 @@ class PreparableTask:
                     "inputs": self.description,
                 }
             )
+        except NoRoom as error:
+            free = shutil.disk_usage(self.directory).free
+            writer.abort()
+            raise NoRoom(self._needs(split, examples, error.written, free)) from error
         except BaseException:
             writer.abort()
             raise
 
-    def _examples(self, split: str, skipped: list[str]) -> Iterator[list[Record]]:
+    def _needs(self, split: str, examples: int, written: int, free: int) -> str:
+        """The error for a disk that is full after `examples` and `written` bytes; `free` bytes are left."""
+        size = None
+        with contextlib.suppress(Exception):
+            size = self.size_hint(split)
+        whole = f"about {_megabytes(written * size / examples)}" if size and examples else "more than that"
+        return (
+            f"task {self.info.name!r}, split {split!r}: no room on the disk of {self.request.cache} after {examples:,}"
+            f"{f' of {size:,}' if size else ''} examples, {_megabytes(written)}, with {_megabytes(free)} free; this "
+            f"split needs {whole}. Free some or set ITUNE_CACHE_DIR, and run again: what is finished is kept"
+        )
+
+    def _examples(self, split: str, skipped: list[str], batch: int = 0) -> Iterator[list[Record]]:
         """Each example's V records; bad ones are noted in `skipped`, and one too many stops with an error."""
-        rows = [self._rows(split, variant) for variant in range(self.request.variants)]
         seen: dict[str, int] = {}
         example, failed = 0, False
-        while True:
-            name = None
-            try:
-                found = self._next_rows(rows)
-                if found is None:
-                    # A source that died ends its pipeline: what it had left must not be lost without a word.
-                    if failed and example + len(skipped) != self.size_hint(split):
-                        where = f"task {self.info.name!r}, split {split!r}"
-                        raise UserError(f"{where}: its pipeline stops after bad record {skipped[-1]}")
-                    return
-                failed = False
-                name = self._source_id(found, example + len(skipped), seen)
-                yield [self._record(row, name, split, example, variant) for variant, row in enumerate(found)]
-                example += 1
-            except (BadRecord, _PipelineError) as error:
-                failed = isinstance(error, _PipelineError)
-                self._skip(split, name, example, error, skipped)
-
-    def _rows(self, split: str, variant: int) -> Iterator[Mapping[str, Any]]:
-        """A pass over the task's pipeline, as numpy rows."""
         with _naming(self.info.name):
-            if (split, variant) not in self._datasets:
-                self._datasets[split, variant] = self._dataset(split, variant)
-            # The pipeline works on while rows are written.
-            return self._datasets[split, variant].prefetch(PREFETCH).as_numpy_iterator()
+            for found in self._rows.read(split, self.request.variants, batch):
+                name = None
+                try:
+                    failed = isinstance(found, PipelineError)
+                    if isinstance(found, PipelineError | BadRecord):
+                        raise found
+                    name = self._source_id(found, example + len(skipped), seen)
+                    yield [self._record(row, name, split, example, variant) for variant, row in enumerate(found)]
+                    example += 1
+                except (BadRecord, PipelineError) as error:
+                    self._skip(split, name, example, error, skipped)
+        # A source that died ends its pipeline: what it had left must not be lost without a word.
+        if failed and example + len(skipped) != self.size_hint(split):
+            where = f"task {self.info.name!r}, split {split!r}"
+            raise UserError(f"{where}: its pipeline stops after bad record {skipped[-1]}; mend its source")
 
-    def _dataset(self, split: str, variant: int) -> Any:
-        """The task's pipeline as a tf.data.Dataset, unshuffled and uncut.
-
-        Task.get_dataset would hand `seed` to sources that may not take one; preprocessors get theirs the same way.
-        """
-        task = self._bound(variant)
-        seed = self.request.prepare_seed * 1_000_003 + variant
-        dataset = task.source.get_dataset(split=split, shuffle=False)
-        dataset = task.preprocess_precache(dataset, seed=seed)
-        dataset = task.preprocess_postcache(dataset, sequence_length=self.request.feature_lengths, seed=seed)
-        if "targets" not in dataset.element_spec:
-            raise UserError(f"task {self.info.name!r}: its preprocessors leave no 'targets'")
-        return dataset
-
-    def _next_rows(self, rows: Sequence[Iterator[Mapping[str, Any]]]) -> list[Mapping[str, Any]] | None:
-        """The next example from each variant's pipeline; all are advanced even if one fails, to stay in step."""
-        found: list[Mapping[str, Any]] = []
-        errors: list[Exception] = []
-        ended = 0
-        for iterator in rows:
-            try:
-                found.append(next(iterator))
-            except StopIteration:
-                ended += 1
-            except Exception as error:  # tf.errors.OpError of any kind, holding what the user's code raised
-                errors.append(error)
-        if errors:
-            raise _PipelineError(_reason(errors[0], hide=self.info.sensitive)) from errors[0]
-        if ended not in (0, len(rows)):
-            raise UserError(f"task {self.info.name!r}: its variants have different numbers of examples")
-        return None if ended else found
-
-    def _source_id(self, rows: Sequence[Mapping[str, Any]], position: int, seen: dict[str, int]) -> str:
+    def _source_id(self, rows: Sequence[Row], position: int, seen: dict[str, int]) -> str:
         """The example's id in its source, or its position. A repeated id gets "#2": examples stay distinct."""
         ids = {_text(row["id"]) if "id" in row else str(position) for row in rows}
         if len(ids) != 1:
@@ -238,12 +220,11 @@ class PreparableTask:
         seen[name] = seen.get(name, 0) + 1
         return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
-    def _record(self, row: Mapping[str, Any], name: str, split: str, example: int, variant: int) -> Record:
+    def _record(self, row: Row, name: str, split: str, example: int, variant: int) -> Record:
         texts = {}
         for feature in ("inputs", "targets"):
             text = row.get(f"{feature}_pretokenized")
-            ids = [int(i) for i in row.get(feature, ())]
-            texts[feature] = self.tokenizer.decode(ids) if text is None else _text(text)
+            texts[feature] = self.tokenizer.decode(row.get(feature, ())) if text is None else _text(text)
         turns = row.get(TURNS_FEATURE, row.get(f"field/{TURNS_FEATURE}"))
         spans = render_spans(
             self.tokenizer,
@@ -274,37 +255,58 @@ class PreparableTask:
 
     def _skip(self, split: str, name: str | None, example: int, error: Exception, skipped: list[str]) -> None:
         position = example + len(skipped)
-        which = f"record {name!r}" if name else f"record number {position}{self._id_at(split, position)}"
-        where = f"task {self.info.name!r}, split {split!r}, {which}"
         skipped.append(name or f"number {position}")
         limit = self.request.max_bad_records
         if len(skipped) > limit:
+            found = self._id_at(split, position) if name is None else name
+            which = f"record {name!r}" if name else f"record number {position}" + (f" (id {found!r})" if found else "")
+            where = f"task {self.info.name!r}, split {split!r}, {which}{self._place(split, position, found)}"
             raise UserError(
                 f"{where}: {error} ({len(skipped)} bad; DataConfig.max_bad_records={limit} may be left out)"
             )
 
-    def _id_at(self, split: str, position: int) -> str:
-        """ " (id 'x')" of a row of the source that the pipeline failed on: right where steps map rows one to one."""
+    def _id_at(self, split: str, position: int) -> str | None:
+        """The id of a row of the source that the pipeline failed on: right where steps map rows one to one."""
         with contextlib.suppress(Exception):
             source = self._bound(0).source.get_dataset(split=split, shuffle=False)
             row = next(source.skip(position).take(1).as_numpy_iterator())
-            return f" (id {_text(row['id'])!r})" if "id" in row else ""
-        return ""
+            return _text(row["id"]) if "id" in row else None
+        return None
+
+    def _place(self, split: str, position: int, row_id: str | None) -> str:
+        """ " at file:line" where the source can tell it: by the row's id, or by its number among lines of one file."""
+        source, place = self._bound(0).source, None
+        with contextlib.suppress(Exception):
+            if isinstance(source, RowSource) and row_id is not None:
+                place = source.place(split, row_id)
+            elif isinstance(source, seqio.TextLineDataSource) and len(files := source.list_shards(split)) == 1:
+                place = f"{files[0]}:{position + source._skip_header_lines + 1}"
+        return f" at {place}" if place else ""
 
     def _canary(self, split: str, directory: Path, completed: Mapping[str, Any]) -> None:
         """Render the first examples again: what reads a clock, a network or random state escapes the fingerprint."""
         count = min(CANARY_EXAMPLES, completed["examples"])
+        stored = read_records(directory, range(count * self.request.variants))
+        if self._differs(split, count, stored) is None:
+            return
+        # A dataset that shuffles may do so anew in every pass, and begins as it began only when it is built again.
+        self._rows.forget()
+        if (name := self._differs(split, count, stored)) is not None:
+            raise UserError(
+                f"task {self.info.name!r}, split {split!r}, record {name!r}: rendering it again gives "
+                "something else, though nothing that itune can see has changed: a preprocessor or source is not "
+                "reproducible, or reads what it doesn't name. Mend that, or give the task another version=, or "
+                f"delete {directory}"
+            )
+
+    def _differs(self, split: str, count: int, stored: Sequence[bytes]) -> str | None:
+        """The first of `count` examples that isn't as stored."""
         variants = self.request.variants
-        stored = read_records(directory, range(count * variants))
-        for example, records in zip(range(count), self._examples(split, []), strict=False):
+        for example, records in zip(range(count), self._examples(split, [], batch=count), strict=False):
             expected = stored[example * variants : (example + 1) * variants]
             if [encode_record(record) for record in records] != expected:
-                raise UserError(
-                    f"task {self.info.name!r}, split {split!r}, record {records[0].id!r}: rendering it again gives "
-                    "something else, though nothing that itune can see has changed: a preprocessor or source is not "
-                    "reproducible, or reads what it doesn't name. Mend that, or give the task another version=, or "
-                    f"delete {directory}"
-                )
+                return records[0].id
+        return None
 
     def _mark_sensitive(self, directory: Path, completed: dict[str, Any]) -> None:
         if self.info.sensitive:
@@ -314,17 +316,8 @@ class PreparableTask:
         write_atomic(directory / COMPLETED, data, private=self.info.sensitive)
 
 
-class _PipelineError(Exception):
-    """The SeqIO pipeline failed on a row."""
-
-
-def _reason(error: Exception, *, hide: bool) -> str:
-    """What the user's code raised, out of TensorFlow's report. hide: the message may quote protected data."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    raised = re.sub(r"^(\{\{.*?\}\} ?)+", "", lines[0]) if lines else type(error).__name__
-    if hide:
-        return f"its pipeline fails ({type(error).__name__}; the message is withheld, the task is sensitive)"
-    return f"its pipeline fails: {raised[:300]}"
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _text(value: Any) -> str:
@@ -347,17 +340,26 @@ def _naming(task: str) -> Iterator[None]:
 
 
 def source_files(source: Any, digests: DigestCache, task: str) -> list[InputFile]:
-    """Digests of the local files that a source says it reads: `.files`, `.paths`, or a SeqIO file source's patterns."""
+    """Digests of the local files that a source says it reads: `.files`, `.paths`, or a SeqIO file source's patterns.
+
+    Of a TFDS data set it is dataset_info.json, with sizes and lengths of the shards: to read them all would take longer
+    than to prepare them, and by TFDS's own rule another content is another version.
+    """
     named = getattr(source, "files", None) or getattr(source, "paths", None) or ()
     if isinstance(named, Mapping):
         named = [path for paths in named.values() for path in ([paths] if isinstance(paths, str | Path) else paths)]
     paths = [Path(path).expanduser() for path in named]
     if hasattr(source, "_split_to_filepattern"):
         paths += [Path(path) for split in source.splits for path in source.list_shards(split)]
+    if isinstance(source, seqio.TfdsDataSource):
+        described = Path(source.tfds_dataset.builder.data_dir) / "dataset_info.json"
+        paths += [described] if described.is_file() else []
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise UserError(f"task {task!r}: {missing[0]}: no such file")
-    return digests.digests(sorted(set(paths)))
+        raise UserError(f"task {task!r}: {missing[0]}: no such file; put it there, or take the task out of the mixture")
+    inner = getattr(source, "_original_source", None)  # SeqIO's few-shot source draws from another
+    more = [] if inner is None else source_files(inner, digests, task)
+    return [*digests.digests(sorted(set(paths))), *more]
 
 
 def remove_leftovers(directory: Path) -> None:

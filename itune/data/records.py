@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,6 +23,8 @@ from typing import Any
 import msgpack
 import numpy as np
 from array_record.python import array_record_module
+
+from itune.errors import UserError
 
 COMPLETED = "COMPLETED"
 INDEX = "index.npz"
@@ -101,12 +104,34 @@ def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Replace `path` by `data`: readers see the old bytes or the new ones."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync(path.parent)
+
+
+class NoRoom(UserError):
+    """The disk is full, or a quota is. written: bytes of the split until then."""
+
+    def __init__(self, message: str, written: int = 0):
+        super().__init__(message)
+        self.written = written
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_no_room(error: Exception) -> bool:
+    """ArrayRecord's writer tells the system's error in words only."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    return isinstance(error, RuntimeError) and any(os.strerror(code) in str(error) for code in _NO_ROOM)
 
 
 @contextlib.contextmanager
@@ -179,14 +204,28 @@ class SplitWriter:
         self._temporary = directory.with_name(f"{TEMPORARY}{directory.name}-{os.getpid()}")
         self._writer: Any = None
         self._num_shards = 0
+        self._total = 0
         self._columns: dict[str, list[int]] = {n: [] for n in ("inputs", "targets", "example_key", "shard", "offset")}
         self._templates: list[str] = []
         with private_files(private):
             directory.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.mkdir()
 
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if not is_no_room(error):
+                raise
+            raise NoRoom(f"no room for {self._directory}: {error}", self._total) from error
+
     def add(self, record: Record) -> None:
-        """Append a record, in the order of its number."""
+        """Append a record, in the order of its number. Raises NoRoom."""
+        with self._room():
+            self._add(record)
+
+    def _add(self, record: Record) -> None:
         if self._writer is None:
             path = self._temporary / f"data-{self._num_shards:05d}"
             with private_files(self._private):
@@ -204,12 +243,19 @@ class SplitWriter:
         for name, value in row.items():
             self._columns[name].append(value)
         self._templates.append(record.template)
-        self._bytes, self._offset = self._bytes + len(data), self._offset + 1
+        self._bytes, self._offset, self._total = self._bytes + len(data), self._offset + 1, self._total + len(data)
         if self._bytes >= self._shard_bytes:
             self._close_shard()
 
     def finish(self, completed: dict[str, Any]) -> dict[str, Any]:
-        """Seal the split: shards and index reach the disk, then COMPLETED, then the directory gets its name."""
+        """Seal the split: shards and index reach the disk, then COMPLETED, then the directory gets its name.
+
+        Raises NoRoom.
+        """
+        with self._room():
+            return self._finish(completed)
+
+    def _finish(self, completed: dict[str, Any]) -> dict[str, Any]:
         self._close_shard()
         names = []
         with private_files(self._private):
@@ -237,7 +283,8 @@ class SplitWriter:
     def abort(self) -> None:
         """Forget what was written."""
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(Exception):  # a full disk fails this, too
+                self._writer.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _close_shard(self) -> None:

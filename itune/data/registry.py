@@ -220,11 +220,14 @@ def info(name: str) -> TaskInfo:
     return TASKS.get(name) or TaskInfo(name=name, identity=name, metrics=metrics)
 
 
-def mixture_info(name: str) -> list[tuple[TaskInfo, float]]:
+def mixture_info(
+    name: str, on_error: Callable[[TaskInfo, UserError], None] | None = None
+) -> list[tuple[TaskInfo, float]]:
     """The tasks of a mixture (or the one task) with their rates, nested mixtures flattened and callable rates called.
 
     Rates are as SeqIO resolves them: a nested mixture's own rate is divided among its tasks. Sorted by name.
-    UserError for an unknown name, or a rate that is no finite number above 0.
+    UserError for an unknown name, a rate that is no finite number above 0, or one that can't be worked out; the last
+    goes to `on_error` instead, where given, and the task is left out.
     """
     found = get(name)
     if isinstance(found, seqio.Task):
@@ -233,12 +236,23 @@ def mixture_info(name: str) -> list[tuple[TaskInfo, float]]:
     for task in found.tasks:
         try:
             rate = float(found.get_rate(task))
-        except (TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"mixture {name!r}: the rate of {task.name!r} cannot be worked out: {error}") from None
+        except Exception as error:  # whatever a callable rate, or the source that it asks, raises
+            lost = UserError(f"mixture {name!r}: the rate of {task.name!r} cannot be worked out: {_said(task, error)}")
+            if on_error is None:
+                raise lost from error
+            on_error(info(task.name), lost)
+            continue
         if not (math.isfinite(rate) and rate > 0):
             raise UserError(f"mixture {name!r}: rate of {task.name!r} is {rate}, must be a number above 0")
         resolved.append((info(task.name), rate))
     return resolved
+
+
+def _said(task: seqio.Task, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    said = "the message is withheld" if info(task.name).sensitive else " ".join(str(error).split())[:300]
+    return said if isinstance(error, TypeError | ValueError | AssertionError) else f"{type(error).__name__}: {said}"
 
 
 def is_sensitive(name: str) -> bool:
@@ -321,9 +335,7 @@ def render(
 
     def one_row(*values: Any) -> tuple[bytes, ...]:
         row = dict(zip(names, map(_as_text, values), strict=True))
-        row_id = row.get("id") or text_key(*(part for name in names for part in (name, row[name])))
-        inputs, targets, chosen = render_row(templates, row, identity=identity, source_id=row_id, context=context)
-        return tuple(text.encode("utf-8") for text in (inputs, targets, row_id, chosen))
+        return tuple(text.encode("utf-8") for text in render_texts(row, templates, identity, context))
 
     def add_rendering(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rendered = tf.numpy_function(one_row, [row[name] for name in names], [tf.string] * 4, stateful=False)
@@ -333,6 +345,15 @@ def render(
         return dict(zip(("inputs", "targets", "id", "template"), rendered, strict=True)) | fields
 
     return dataset.map(add_rendering)
+
+
+def render_texts(
+    row: Mapping[str, str], templates: tuple[RowTemplate, ...], identity: str, context: RenderContext
+) -> tuple[str, str, str, str]:
+    """(inputs, targets, id, the template's id) of a raw row. Without an id, it is a hash of the row."""
+    row_id = row.get("id") or text_key(*(part for name in sorted(row) for part in (name, row[name])))
+    inputs, targets, chosen = render_row(templates, row, identity=identity, source_id=row_id, context=context)
+    return inputs, targets, row_id, chosen
 
 
 def _as_text(value: Any) -> str:

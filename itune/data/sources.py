@@ -36,6 +36,9 @@ Row = Mapping[str, str]
 # Rows of the sources read last: V variants and both splits of a task are rendered one after another from one reading.
 _RECENT_SOURCES = 4
 
+# A row's "file:line", under a name that no field can have: for errors, and no part of the data.
+PLACE = "<place>"
+
 
 class RowSource(seqio.DataSource):
     """A SeqIO source over rows made in Python.
@@ -89,6 +92,10 @@ class RowSource(seqio.DataSource):
 
     def num_input_examples(self, split: str) -> int:
         return _count(self, split)
+
+    def place(self, split: str, row_id: str) -> str | None:
+        """ "file:line" of a row, if `rows` tells it under the name `PLACE`. Reads the rows again: for errors."""
+        return next((row.get(PLACE) for row in self.rows(split) if row["id"] == row_id), None)
 
     def get_dataset(  # type: ignore[override]
         self,
@@ -226,7 +233,7 @@ def _json_rows(
         seen[row_id] = content
         key = splits_lib.normalise("\n".join(row[name] for name in split_by))
         if splits_lib.split_of(key, identity=identity, validation_fraction=validation_fraction) == split:
-            yield {"id": row_id, **row, **{name: function(row) for name, function in derive.items()}}
+            yield {"id": row_id, **row, **{name: function(row) for name, function in derive.items()}, PLACE: where}
     if blank:
         log.warning("%s: %d records left out, blank in one of: %s", path, blank, ", ".join(required))
 

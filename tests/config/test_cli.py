@@ -46,7 +46,16 @@ def test_help_loads_nothing():
     done = command("--help")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "[]"
-    for text in ("--gin_file", "--gin.NAME", "--workdir", "--dry_run", "--no-resume", "example:", "TRAIN_STEPS"):
+    for text in (
+        "--gin_file",
+        "--gin.NAME",
+        "--workdir",
+        "--module_import",
+        "--dry_run",
+        "--no-resume",
+        "example:",
+        "TRAIN_STEPS",
+    ):
         assert text in done.stdout
 
 
@@ -138,3 +147,23 @@ def test_closed_pipe_is_quiet():
         f'{sys.executable} -c "{code}" | head -1', shell=True, cwd=PROJECT, capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("x" * 99 + "\n", "")
+
+
+def test_modules_on_the_command_line_join_those_of_the_config(loop, tmp_path):
+    """Once each, after gin's own; and they stand in the config that a run saves."""
+    from itune.config.load import load_run
+    from itune.config.save import save_run
+
+    words = ["--gin_file=recipes/quickstart.gin", f"--workdir={tmp_path}", "--module_import=my.tasks"]
+    assert train.main([*words, "--module_import=tasks", "--module_import=t5.data.mixtures"]) == 75
+    config = loop[0][1]
+    assert config.data.modules == ("tasks", "my.tasks", "t5.data.mixtures")
+    save_run(config, tmp_path)
+    assert load_run([tmp_path / "config.gin"]) == config
+    with pytest.raises(UserError, match=r"--module_import=my/tasks.py: .*Did you mean 'my.tasks'\?"):
+        train.main([*words[:2], "--module_import=my/tasks.py"])
+
+
+def test_what_follows_two_dashes_is_for_another_program():
+    assert cli.split_rest(["--a", "--", "--b", "--", "c"]) == (["--a"], ["--b", "--", "c"])
+    assert cli.split_rest(["--a"]) == (["--a"], [])

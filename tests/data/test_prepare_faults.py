@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -90,6 +91,34 @@ def test_a_sensitive_tasks_text_is_in_no_message(toy: Toy) -> None:
         toy.prepare(mixture="quiet")
     assert "no such thing" not in str(caught.value)
     assert "private words" not in toy.log.getvalue()
+
+
+PLACED = """
+    import seqio, tensorflow as tf
+    from pathlib import Path
+    from itune.data import JsonSource, Template, add_task
+    HERE = Path(__file__).parent
+    ROWS = JsonSource(HERE / "rows.jsonl", fields=("q", "a"), split_by=("q",), identity="p", validation_fraction=0.0)
+    add_task("placed", source=ROWS, templates=(Template("t", "{q}", "{a}"),), cluster="c", licence="x", identity="p")
+    FEATURES = {k: seqio.Feature(seqio.ByteVocabulary(), add_eos=True) for k in ("inputs", "targets")}
+    def parts(line):
+        fields = tf.strings.split(line, "=")
+        return {"inputs": fields[0], "targets": fields[1]}
+    LINES = seqio.TextLineDataSource({"train": str(HERE / "lines.txt")}, skip_header_lines=1)
+    seqio.TaskRegistry.add("lines", source=LINES, output_features=FEATURES,
+                           preprocessors=[lambda lines: lines.map(parts), seqio.preprocessors.tokenize])
+"""
+
+
+def test_a_bad_record_of_a_file_is_told_with_file_and_line(toy: Toy) -> None:
+    toy.write(PLACED)
+    rows = [{"q": f"question {i}", "a": "" if i == 3 else "yes"} for i in range(6)]
+    (toy.folder / "rows.jsonl").write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"record '\w+' at .*rows.jsonl:5: its targets are empty"):
+        toy.prepare(mixture="placed", eval_split="train")
+    (toy.folder / "lines.txt").write_text("header\na=b\nno equals sign\nc=d\n")
+    with pytest.raises(UserError, match=r"record number 1 at .*lines.txt:3: its pipeline fails: "):
+        toy.prepare(mixture="lines", eval_split="train")
 
 
 # Sensitive tasks
@@ -216,15 +245,52 @@ def _contents(cache: Path) -> dict[str, bytes]:
 
 def test_workers_write_the_same_bytes(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts two processes that import SeqIO."""
-    from itune.data import prepare
+    from itune.data import prepare_pool
 
     toy.prepare()
     inline = _contents(toy.folder / "cache")
     (toy.folder / "cache" / "prepared").rename(toy.folder / "before")
-    monkeypatch.setattr(prepare, "INLINE_SECONDS", -1.0)
+    monkeypatch.setattr(prepare_pool, "INLINE_SECONDS", -1.0)
     toy.prepare(workers=2)
     assert len(inline) == 12
     assert _contents(toy.folder / "cache") == inline
+
+
+def test_workers_tell_how_far_they_are(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts two processes that import SeqIO."""
+    from itune.data import prepare_pool
+    from itune.data.prepare_progress import ProgressBar
+
+    seen: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(prepare_pool, "INLINE_SECONDS", -1.0)
+    monkeypatch.setattr(ProgressBar, "examples", lambda self, *report: seen.append(report))
+    toy.write(TASKS.replace("5 if split", "250 if split"))
+    toy.prepare(workers=2)
+    assert set(seen) == {(task, "train", count) for task in ("sums/one", "sums/two") for count in (100, 200)}
+    assert "prepare: 2/2 sums/" in toy.log.getvalue()
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_one_bar_counts_the_examples_of_all_tasks() -> None:
+    from itune.data.manifest import PreparedSplit
+    from itune.data.prepare_failures import Failure
+    from itune.data.prepare_progress import ProgressBar
+
+    stream = _Terminal()
+    with ProgressBar(stream, {"one": 1, "two": 2, "dead": 1}) as bar:
+        bar.examples("one", "train", 300)
+        bar.examples("two", "train", 1200)
+        (task,) = bar._bar.tasks
+        assert (task.completed, task.total, task.description) == (0, 4, "1,500 examples; two train 1,200")
+        split = PreparedSplit(dir="", fingerprint="", examples=400, variants=1, skipped=0)
+        bar.finished("one", {"train": split})
+        bar.finished("dead", Failure(task="dead", reason="task 'dead': no [source]"))
+        assert (task.completed, task.description[:14]) == (2, "1,600 examples")
+    assert "FAILED task 'dead': no [source]" in stream.getvalue()
 
 
 def test_a_trainer_gets_its_manifest_without_seqio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ class Toy:
 
     def request(self, **fields: Any) -> Request:
         evaluation = {n: fields.pop(n) for n in ("held_in", "held_out") if n in fields}
-        others = {n: fields.pop(n) for n in ("workers", "eval_split") if n in fields}
+        others = {n: fields.pop(n) for n in ("workers", "eval_split", "runner", "beam_options") if n in fields}
         fields = {"mixture": "sums", "modules": ("user_tasks",)} | fields
         model = self.folder / fields.pop("model", "model")
         request = Request.from_config(
