@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import peak_memory_gb  # noqa: E402
 from itune.data.config import DataConfig  # noqa: E402
-from itune.data.feed import Reader, feed  # noqa: E402
+from itune.data.feed import feed  # noqa: E402
 from itune.data.manifest import Manifest  # noqa: E402
+from itune.data.reader import Reader  # noqa: E402
 from itune.data.schedule import Plan  # noqa: E402
 
 

@@ -34,7 +34,7 @@ LOSS_FIELDS = ("loss_index", "loss_targets", "loss_weights", "loss_task")
 
 
 class MemoryReader:
-    """Records in memory, behind the face of `itune.data.feed.Reader`."""
+    """Records in memory, behind the face of `itune.data.reader.Reader`."""
 
     def __init__(self, records: Sequence[Record]):
         self._records = records

@@ -20,10 +20,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
-from itune.data.feed import Reader
 from itune.data.lint import NAMED, Finding
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask
+from itune.data.reader import Reader
 from itune.data.records import Record
 
 VERSION = 1  # raise it when the same texts would give another report

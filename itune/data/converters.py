@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from itune.batch import Batch
-from itune.data.feed import RecordReader, cut_example
+from itune.data.reader import RecordReader, cut_example
 from itune.data.schedule import PlannedRow, RowPlan
 from itune.errors import UserError
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from rich.console import Console
 
-from itune.data.feed import RecordReader
+from itune.data.reader import RecordReader
 from itune.data.records import example_key
 from itune.data.schedule import Plan
 from itune.errors import UserError, nearest

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from itune.data.chat import template_ids
-from itune.data.feed import Reader
 from itune.data.manifest import Manifest
 from itune.data.packing import Limits, fit
 from itune.data.plan_tasks import PlanTask
 from itune.data.prompt import render_prompt, render_turns_prompt, stop_id
+from itune.data.reader import Reader
 from itune.data.records import Record
 from itune.data.schedule import Plan
 from itune.data.tokenizer import Tokenizer

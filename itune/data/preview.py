@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from itune.data.feed import Reader, kept_tokens
 from itune.data.manifest import Manifest
 from itune.data.packing import fit
 from itune.data.plan_tasks import PlanTask
+from itune.data.reader import Reader, kept_tokens
 from itune.data.records import Record
 from itune.data.schedule import Plan
 from itune.data.tokenizer import Tokenizer

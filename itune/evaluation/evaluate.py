@@ -20,10 +20,10 @@ import numpy as np
 from itune.config.run import RunConfig
 from itune.data.converters import assemble
 from itune.data.evalplan import SequentialPlan
-from itune.data.feed import Reader, RecordReader, prompt_ids
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask, TaskIndex
 from itune.data.prompt import render_prompt, render_spans, stop_id
+from itune.data.reader import Reader, RecordReader, prompt_ids
 from itune.data.records import Record, Span
 from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer

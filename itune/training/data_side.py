@@ -10,10 +10,10 @@ from itune.cache import cache_dir
 from itune.config.run import RunConfig
 from itune.data import decontaminate
 from itune.data.contamination import Report
-from itune.data.feed import Reader
 from itune.data.launch import ensure_prepared
 from itune.data.lint import lint, stop_on_errors
 from itune.data.manifest import Manifest
+from itune.data.reader import Reader
 from itune.data.schedule import Plan
 from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError

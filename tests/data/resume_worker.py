@@ -11,9 +11,10 @@ import numpy as np
 
 from itune.batch import FIELDS, Batch
 from itune.data import schedule
-from itune.data.feed import Reader, feed
+from itune.data.feed import feed
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask
+from itune.data.reader import Reader
 from itune.data.schedule import Plan
 
 BATCH = 4

@@ -10,10 +10,10 @@ import pytest
 
 from itune.data import lint as lint_module
 from itune.data.converters import assemble
-from itune.data.feed import Reader, kept_tokens, prompt_ids
 from itune.data.lint import lint
 from itune.data.plan_tasks import PlanTask
 from itune.data.prompt import render_turns_prompt
+from itune.data.reader import Reader, kept_tokens, prompt_ids
 from itune.data.records import Record, Span
 from itune.data.schedule import Plan, Segment
 from itune.data.turns import read_turns

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from itune.data.converters import assemble
-from itune.data.feed import Reader
+from itune.data.reader import Reader
 from itune.data.records import Span
 from itune.data.schedule import Plan, PlannedRow, Segment
 from itune.errors import UserError

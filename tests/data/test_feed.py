@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from itune.batch import FIELDS
-from itune.data import feed as feed_module
+from itune.data import reader as reader_module
 from itune.data.converters import assemble
 from itune.data.evalplan import SequentialPlan
-from itune.data.feed import Reader, example_tokens, feed, prompt_ids
+from itune.data.feed import feed
 from itune.data.manifest import PreparedSplit, PreparedTask
+from itune.data.reader import Reader, example_tokens, prompt_ids
 from itune.data.records import Record, Span, SplitWriter
 from itune.data.schedule import Plan, PlannedRow, PlanTask, Segment
 from itune.errors import UserError
@@ -376,15 +377,15 @@ def test_a_bad_record_is_named(tmp_path):
 
 def test_as_many_files_stay_open_as_the_system_allows(monkeypatch):
     limits = {"now": (1024, 20_000)}
-    monkeypatch.setattr(feed_module.resource, "getrlimit", lambda _: limits["now"])
-    monkeypatch.setattr(feed_module.resource, "setrlimit", lambda _, new: limits.update(now=new))
-    assert feed_module.room_for_files() == 8192 and limits["now"] == (16_384, 20_000)
+    monkeypatch.setattr(reader_module.resource, "getrlimit", lambda _: limits["now"])
+    monkeypatch.setattr(reader_module.resource, "setrlimit", lambda _, new: limits.update(now=new))
+    assert reader_module.room_for_files() == 8192 and limits["now"] == (16_384, 20_000)
     limits["now"] = (256, 600)
-    assert feed_module.room_for_files() == 300
+    assert reader_module.room_for_files() == 300
 
     def refuse(_, new):
         raise OSError("not permitted")
 
     limits["now"] = (256, 600)
-    monkeypatch.setattr(feed_module.resource, "setrlimit", refuse)
-    assert feed_module.room_for_files() == 128
+    monkeypatch.setattr(reader_module.resource, "setrlimit", refuse)
+    assert reader_module.room_for_files() == 128

@@ -141,7 +141,7 @@ LEAKING = """
 
 
 def test_an_evaluation_example_that_is_trained_on_is_an_error(toy: Toy):
-    from itune.data.feed import Reader
+    from itune.data.reader import Reader
     from itune.data.schedule import Plan
 
     toy.write(LEAKING)

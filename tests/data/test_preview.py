@@ -10,9 +10,9 @@ from rich.console import Console
 
 from itune.data import preview_text
 from itune.data.converters import assemble
-from itune.data.feed import Reader
 from itune.data.plan_tasks import PlanTask
 from itune.data.preview import Preview, as_json
+from itune.data.reader import Reader
 from itune.data.schedule import Plan
 from itune.errors import UserError
 from tests.data.toy import Toy, make_model
