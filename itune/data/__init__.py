@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from itune.data.metrics import METRICS, PER_EXAMPLE
     from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
+    from itune.data.ready_tasks import alpaca_task, prompt_completion_task
     from itune.data.registry import (
         TASKS,
         TaskInfo,
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from itune.data.sources import (
         JsonSource,
         RowSource,
-        alpaca_task,
         oasst_task,
         openai_task,
-        prompt_completion_task,
         sharegpt_task,
     )
     from itune.data.splits import hold_out, normalise, passage_groups, split_of, text_key
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "metrics": ("METRICS", "PER_EXAMPLE"),
     "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
+    "ready_tasks": ("alpaca_task", "prompt_completion_task"),
     "registry": (
         "TASKS",
         "TaskInfo",
@@ -54,10 +54,8 @@ _MODULES = {
     "sources": (
         "JsonSource",
         "RowSource",
-        "alpaca_task",
         "oasst_task",
         "openai_task",
-        "prompt_completion_task",
         "sharegpt_task",
     ),
     "splits": ("hold_out", "normalise", "passage_groups", "split_of", "text_key"),

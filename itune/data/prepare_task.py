@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from itune.data.fingerprint import describe_task, digest
-from itune.data.manifest import DigestCache, InputFile, PreparedSplit, Request
+from itune.data.manifest import DigestCache, PreparedSplit, Request
 from itune.data.prompt import BadRecord, render_spans
 from itune.data.records import (
     COMPLETED,
@@ -33,6 +33,7 @@ from itune.data.records import (
     read_records,
     write_atomic,
 )
+from itune.data.source_files import data_files, source_files, source_splits
 from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError
 
@@ -72,7 +73,7 @@ class PreparableTask:
             )
         )
         with _naming(name):
-            self.splits = tuple(self._bound(0).splits)
+            self.splits = source_splits(self._bound(0), name)
             self.files = source_files(self._bound(0).source, digests, name)
         described = describe_task(
             self._bound(0),
@@ -82,7 +83,7 @@ class PreparableTask:
             variants=request.variants,
             prepare_seed=request.prepare_seed,
             feature_lengths=request.feature_lengths,
-            data_files=[(Path(file.path).name, file.sha256) for file in self.files],
+            data_files=data_files(self.files),
             renderer=render_spans,
         )
         self.description = described | {"format": FORMAT}
@@ -266,6 +267,8 @@ class PreparableTask:
     def _skip(self, split: str, name: str | None, example: int, error: Exception, skipped: list[str]) -> None:
         position = example + len(skipped)
         which = f"record {name!r}" if name else f"record number {position}{self._id_at(split, position)}"
+        if type(error.__cause__).__name__ == "DataLossError":  # TensorFlow's message names no file
+            which += blame(self._bound(0).source, split)
         where = f"task {self.info.name!r}, split {split!r}, {which}"
         skipped.append(name or f"number {position}")
         limit = self.request.max_bad_records
@@ -335,20 +338,6 @@ def _naming(task: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error) if repr(task) in str(error) else f"task {task!r}: {error}") from error
-
-
-def source_files(source: Any, digests: DigestCache, task: str) -> list[InputFile]:
-    """Digests of the local files that a source says it reads: `.files`, `.paths`, or a SeqIO file source's patterns."""
-    named = getattr(source, "files", None) or getattr(source, "paths", None) or ()
-    if isinstance(named, Mapping):
-        named = [path for paths in named.values() for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    paths = [Path(path).expanduser() for path in named]
-    if hasattr(source, "_split_to_filepattern"):
-        paths += [Path(path) for split in source.splits for path in source.list_shards(split)]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(f"task {task!r}: {missing[0]}: no such file")
-    return digests.digests(sorted(set(paths)))
 
 
 def remove_leftovers(directory: Path) -> None:

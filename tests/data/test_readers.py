@@ -289,7 +289,16 @@ def test_how_a_table_is_read_enters_the_fingerprint() -> None:
     described = Describer("toy")
     described.describe(read_records, "rows")
     labels = " ".join(described.objects)
-    for function in ("read_text", "_table_rows", "_parquet", "_unpack_zst"):
+    for function in (
+        "_decode",
+        "_table_rows",
+        "parquet_records",
+        "arrow_records",
+        "tfrecord_records",
+        "_unpack_zst",
+        "hub_files",
+        "fetched",
+    ):
         assert f"{function}#" in labels  # a change to any reader makes prepared data stale
 
 
