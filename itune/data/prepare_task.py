@@ -33,7 +33,7 @@ from itune.data.records import (
     read_records,
     write_atomic,
 )
-from itune.data.source_files import data_files, source_files, source_splits
+from itune.data.source_files import blame, data_files, source_files, source_splits
 from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError
 
@@ -73,7 +73,7 @@ class PreparableTask:
             )
         )
         with _naming(name):
-            self.splits = source_splits(self._bound(0), name)
+            self.splits = source_splits(self._bound(0).source, name)
             self.files = source_files(self._bound(0).source, digests, name)
         described = describe_task(
             self._bound(0),

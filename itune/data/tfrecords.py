@@ -6,7 +6,10 @@ TFExampleDataSource reads such files, too, given a description; `add_task` takes
 
 from __future__ import annotations
 
+import gzip
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 from itune.data.arrow_files import library
 from itune.errors import UserError
 
+_FRAME = 16  # bytes around each record: its length and two checksums
 _NAME = re.compile(r"\.(tfrecords?)(-\d+-of-\d+)?(\.gz)?$")
 
 
@@ -32,12 +36,13 @@ def tfrecord_records(file: Path, shown: str) -> Iterator[tuple[str, dict[str, An
     tf = library("tensorflow", shown)
     packed = "GZIP" if file.suffix == ".gz" else ""
     messages = iter(tf.data.TFRecordDataset(str(file), compression_type=packed).as_numpy_iterator())
-    index = 0
+    index = read = 0
     while True:
         where = f"{shown}[{index}]"
         try:
             message = next(messages)
         except StopIteration:
+            _check_end(file, shown, index, read)
             return
         except tf.errors.OpError as error:
             raise UserError(f"{where}: cannot be read as TFRecord: {_reason(error)}") from None
@@ -47,6 +52,20 @@ def tfrecord_records(file: Path, shown: str) -> Iterator[tuple[str, dict[str, An
             raise UserError(f"{where}: not a tf.train.Example") from None
         yield where, {name: _value(feature) for name, feature in sorted(example.features.feature.items())}
         index += 1
+        read += len(message) + _FRAME
+
+
+def _check_end(file: Path, shown: str, index: int, read: int) -> None:
+    """TensorFlow takes a file that is cut within a record's first 12 bytes for one that ends there."""
+    size = file.stat().st_size
+    if file.suffix == ".gz":
+        try:
+            with gzip.open(file) as unpacked:
+                size = unpacked.seek(0, os.SEEK_END)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{shown}[{index}]: cannot be read: {error}") from None
+    if read != size:
+        raise UserError(f"{shown}[{index}]: cannot be read as TFRecord: it is cut short")
 
 
 def broken_place(files: list[str]) -> str:
