@@ -111,13 +111,14 @@ def _open_system(url: str) -> tuple[Any, str]:
         known = importlib.import_module("fsspec.registry").known_implementations
     except ImportError:
         raise UserError(f"{url}: reading it needs fsspec; pip install fsspec") from None
-    options = {}
-    if scheme in ("gs", "gcs") and os.environ.get(_EMULATOR):
-        options = {"token": "anon"}
-        # Newer gcsfs asks what kind of bucket it is over gRPC, which emulators don't speak: a minute for each call.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
-        system, inner = core.url_to_fs(url, **options)
+        if scheme in ("gs", "gcs") and os.environ.get(_EMULATOR):
+            # The class that speaks HTTP alone: newer gcsfs's own choice asks over gRPC what kind of bucket it is,
+            # which emulators don't speak, and waits for a minute.
+            system = importlib.import_module("gcsfs.core").GCSFileSystem(token="anon")
+            inner = system._strip_protocol(url)
+        else:
+            system, inner = core.url_to_fs(url)
     except ImportError:
         needs = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}.get(scheme, f"what fsspec needs for {scheme}://")
         raise UserError(f"{url}: reading it needs {needs}" + (f"; pip install {needs}" * (" " not in needs))) from None
