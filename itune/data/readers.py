@@ -61,6 +61,8 @@ def find_file(path: str | Path) -> Path:
     """`path`, or the same with .gz or .zst put on or taken off; on this machine. UserError where there is none."""
     if remote.is_remote(path) or is_hub_name(path):
         raise UserError(f"{path}: not on this machine; read_records, read_json and read_text take it as it is")
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r}: no file can have this name")
     path = Path(path).expanduser()
     plain = path.with_suffix("") if path.suffix in _PACKED else path
     try:
@@ -72,7 +74,8 @@ def find_file(path: str | Path) -> Path:
             raise UserError(f"{path}: a folder, not a file; {held}")
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     except (OSError, ValueError) as error:  # a folder that may not be read; a name that no file can have
-        raise UserError(f"{str(path)!r}: cannot be looked up: {error}") from None
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{str(path)!r}: cannot be looked up: {said}") from None
     raise UserError(f"{path}: no such file.{split_hint(path) or nearest(path.name, siblings)}")
 
 
@@ -160,7 +163,7 @@ def _read_bytes(path: Path, shown: str) -> bytes:
         return gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{shown}: cannot be read: {said}") from None
+        raise UserError(f"{shown}: cannot be read: {str(said).partition(' (b')[0]}") from None  # gzip quotes the file
 
 
 def _unpack_zst(path: Path, shown: str) -> bytes:

@@ -179,12 +179,14 @@ def add_mixture(name: str, tasks: Sequence[str | tuple[str, Rate]], default_rate
     pairs = [(t, default_rate) if isinstance(t, str) else t for t in tasks]
     seen: set[str] = set()
     for member, rate in pairs:
+        if member == name:
+            raise UserError(f"mixture {name!r} lists itself")
         get(member, where=f"mixture {name!r}: ")
         if member in seen:
             raise UserError(f"mixture {name!r} lists {member!r} twice")
         seen.add(member)
-        if not callable(rate) and not (math.isfinite(rate) and rate > 0):
-            raise UserError(f"mixture {name!r}: rate of {member!r} is {rate}, must be a number above 0")
+        if not callable(rate) and not (isinstance(rate, int | float) and math.isfinite(rate) and rate > 0):
+            raise UserError(f"mixture {name!r}: rate of {member!r} is {rate!r}, must be a number above 0")
     mixture = seqio.MixtureRegistry.add(name, pairs)
     _unavailable.pop(name, None)
     return mixture
@@ -227,21 +229,29 @@ def mixture_info(name: str) -> list[tuple[TaskInfo, float]]:
     if isinstance(found, seqio.Task):
         return [(info(name), 1.0)]
     resolved = []
-    for task in found.tasks:
+    for task in _tasks_of(found):
         try:
             rate = float(found.get_rate(task))
-        except (TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"mixture {name!r}: the rate of {task.name!r} cannot be worked out: {error}") from None
+        except Exception as error:  # a user's function
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"mixture {name!r}: the rate of {task.name!r} cannot be worked out: {said}") from error
         if not (math.isfinite(rate) and rate > 0):
             raise UserError(f"mixture {name!r}: rate of {task.name!r} is {rate}, must be a number above 0")
         resolved.append((info(task.name), rate))
     return resolved
 
 
+def _tasks_of(mixture: seqio.Mixture) -> list[seqio.Task]:
+    try:
+        return list(mixture.tasks)
+    except RecursionError:
+        raise UserError(f"mixture {mixture.name!r} holds itself, through the mixtures in it") from None
+
+
 def is_sensitive(name: str) -> bool:
     """Whether a task is sensitive, or a mixture holds one that is."""
     found = get(name)
-    tasks = found.tasks if isinstance(found, seqio.Mixture) else [found]
+    tasks = _tasks_of(found) if isinstance(found, seqio.Mixture) else [found]
     return any(info(task.name).sensitive for task in tasks)
 
 

@@ -80,9 +80,11 @@ def broken_place(files: list[str]) -> str:
 
 
 def _reason(error: Any) -> str:
-    """TensorFlow's reason without its address in the graph: "truncated record at 4711"."""
+    """TensorFlow's reason without the operation in its graph: "truncated record at 4711"."""
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
-    return re.sub(r"^(\{\{.*?\}\} ?)+", "", lines[0])[:200] if lines else type(error).__name__
+    return (
+        re.sub(r"^(\{\{.*?\}\} ?)+|'? failed with .*| \[Op:.*", "", lines[0])[:200] if lines else type(error).__name__
+    )
 
 
 def _value(feature: Any) -> Any:
