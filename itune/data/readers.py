@@ -98,11 +98,14 @@ def find_files(path: str | Path) -> list[Path | str]:
             raise UserError(f"{remote.url_of(path)}: no file fits this pattern")
         return list(urls)
     path = Path(path).expanduser()
-    if path.is_dir() and is_saved(path):
-        return list(saved_files(path))
-    if not glob.has_magic(str(path)) or path.exists():
-        return [find_file(path)]
-    found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+    try:
+        if path.is_dir() and is_saved(path):
+            return list(saved_files(path))
+        if not glob.has_magic(str(path)) or path.exists():
+            return [find_file(path)]
+        found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+    except OSError as error:  # a folder that may not be read
+        raise UserError(f"{path}: cannot be looked up: {error.strerror}") from None
     if not found:
         raise UserError(f"{path}: no file fits this pattern")
     return list(found)

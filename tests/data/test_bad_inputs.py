@@ -76,6 +76,11 @@ def locked(folder: Path) -> None:
     list(read_records(folder / "x.jsonl"))
 
 
+def locked_folder(folder: Path) -> None:
+    (folder / "notes").mkdir(mode=0)
+    list(read_records(folder / "notes"))
+
+
 FILES = [
     Case(
         "gz cut short",
@@ -138,6 +143,7 @@ FILES = [
         lambda folder: find_file(folder / ("x" * 300)),
         "'FOLDER/x+': cannot be looked up: File name too long",
     ),
+    Case("unreadable folder", locked_folder, "FOLDER/notes: cannot be looked up: Permission denied"),
     Case("unreadable", locked, "FOLDER/x.jsonl: cannot be read: Permission denied"),
     Case("an empty file", reads("x.jsonl", b""), "FOLDER/x.jsonl: no records in this file"),
     Case("only a header", reads("x.csv", b"q,a\n"), "FOLDER/x.csv: no records in this file"),
@@ -244,6 +250,6 @@ FILES = [
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case.name)
 def test_bad_files(case: Case, tmp_path: Path) -> None:
-    if case.name == "unreadable" and os.geteuid() == 0:
+    if case.name.startswith("unreadable") and os.geteuid() == 0:
         pytest.skip("root reads every file")
     check(case, tmp_path)
