@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from itune.batch import Batch  # noqa: E402
-from itune.data.feed import assemble  # noqa: E402
+from itune.data.converters import assemble  # noqa: E402
 from itune.data.plan_tasks import PlanTask, TaskIndex  # noqa: E402
 from itune.data.prompt import BadRecord, render_spans  # noqa: E402
 from itune.data.records import Record, example_key  # noqa: E402

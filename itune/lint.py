@@ -26,9 +26,10 @@ def main(argv: Sequence[str]) -> int:
     data = data_side(config, lambda line: say(errors, line))
     findings = lint(data.manifest, data.plan, data.reader, data.tokenizer, quick=flags.quick)
     if flags.contamination:
-        from itune.data.contamination import inspect
+        from itune.cache import cache_dir
+        from itune.data import decontaminate
 
-        findings += inspect(data.manifest, data.plan).findings()
+        findings += decontaminate.find(data.manifest, cache_dir()).findings()
     if flags.format == "json":
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
     else:

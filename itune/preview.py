@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -15,12 +14,17 @@ def main(argv: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from itune.data import preview, preview_text
+    from itune.data import find, preview, preview_text
     from itune.terminal import say
     from itune.training.data_side import data_side
 
     errors = Console(stderr=True)
     data = data_side(config, lambda line: say(errors, line))
+    if flags.find is not None:
+        shape = {"steps": config.train.steps, "batch_size": config.train.batch_size}
+        found = find.find(data.plan, data.reader, flags.find, **shape)
+        find.print_found(found, Console(), output_format=flags.format)
+        return 0
     shown = preview.Preview(data.manifest, data.plan, data.reader, data.tokenizer, show_text=flags.show_text)
     batch = config.train.batch_size
     views: Iterable[preview.RowView | preview.ExampleView]
@@ -30,11 +34,7 @@ def main(argv: Sequence[str]) -> int:
         views = shown.rows([flags.row], batch)
     else:
         views = shown.of_step(flags.step, batch)
-    if flags.format == "json":
-        for view in views:
-            print(json.dumps(preview.as_json(view), ensure_ascii=False))
-    else:
-        preview_text.print_views(views, Console(), each_token=flags.tokens)
+    preview_text.show(views, Console(), each_token=flags.tokens, output_format=flags.format)
     return 0
 
 
@@ -46,6 +46,7 @@ def _parser() -> cli.Parser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--step", type=int, default=1, metavar="K", help="the rows of this step; default: 1, the first")
     what.add_argument("--row", type=int, metavar="I", help="this row of the run, from 0")
+    what.add_argument("--find", metavar="TASK:ID", help="the steps in which this example is trained on")
     what.add_argument("--task", metavar="NAME", help="examples of this task, held-out ones too")
     parser.add_argument("--example", type=int, default=0, metavar="N", help="of --task: the first one shown, from 0")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="of --task: how many; default: 3")

@@ -144,13 +144,15 @@ def describe(hint: Any, *, article: bool = True) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if slots := slot_classes(hint):
         return " or ".join(f"@{cls.__name__}()" for cls in slots)
-    if origin is tuple:
+    if origin is tuple and Ellipsis not in args:
+        words = f"({', '.join(describe(part, article=False) for part in args)})"
+    elif origin is tuple:
         words = f"tuple of {describe(args[0], article=False)}"
     elif origin is dict:
         words = f"dict of {describe(args[0], article=False)} to {describe(args[1], article=False)}"
     else:
         words = getattr(hint, "__name__", str(hint))
-    return _with_article(words) if article else words
+    return _with_article(words) if article and words[0] != "(" else words
 
 
 def a_kind(value: Any) -> str:
@@ -187,7 +189,9 @@ def _convert(value: Any, hint: Any) -> Any:
         return value
     if hint is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if origin is tuple and isinstance(value, list | tuple):
+    if origin is tuple and Ellipsis not in args and isinstance(value, list | tuple) and len(value) == len(args):
+        return tuple(_inside(item, hint, f"[{i}]") for i, (item, hint) in enumerate(zip(value, args, strict=True)))
+    if origin is tuple and Ellipsis in args and isinstance(value, list | tuple):
         return tuple(_inside(item, args[0], f"item {i}") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {_inside(k, args[0], f"key {k!r}"): _inside(v, args[1], f"[{k!r}]") for k, v in value.items()}

@@ -10,7 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itune.data.jinja_templates import JinjaTemplate
     from itune.data.metrics import METRICS, PER_EXAMPLE
+    from itune.data.niv2 import niv2_tasks
+    from itune.data.niv2_prompts import Niv2Layout
+    from itune.data.promptsource import load_promptsource, promptsource_tasks
     from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
     from itune.data.ready_tasks import alpaca_task, prompt_completion_task
     from itune.data.registry import (
@@ -34,10 +38,15 @@ if TYPE_CHECKING:
     from itune.data.splits import hold_out, normalise, passage_groups, split_of, text_key
     from itune.data.templates import Template, load_templates
     from itune.data.tokenizer import Tokenizer
+    from itune.data.turns import Turn, write_turns
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
+    "jinja_templates": ("JinjaTemplate",),
     "metrics": ("METRICS", "PER_EXAMPLE"),
+    "niv2": ("niv2_tasks",),
+    "niv2_prompts": ("Niv2Layout",),
+    "promptsource": ("load_promptsource", "promptsource_tasks"),
     "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
     "ready_tasks": ("alpaca_task", "prompt_completion_task"),
     "registry": (
@@ -61,14 +70,17 @@ _MODULES = {
     "splits": ("hold_out", "normalise", "passage_groups", "split_of", "text_key"),
     "templates": ("Template", "load_templates"),
     "tokenizer": ("Tokenizer",),
+    "turns": ("Turn", "write_turns"),
     "vocabularies": ("HFVocabulary",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # resolved by __getattr__
     "HFVocabulary",
+    "JinjaTemplate",
     "JsonSource",
     "METRICS",
+    "Niv2Layout",
     "PER_EXAMPLE",
     "RowSource",
     "TASKS",
@@ -76,6 +88,7 @@ __all__ = [  # resolved by __getattr__
     "TaskInfo",
     "Template",
     "Tokenizer",
+    "Turn",
     "add_mixture",
     "add_task",
     "alpaca_task",
@@ -85,14 +98,17 @@ __all__ = [  # resolved by __getattr__
     "find_files",
     "hold_out",
     "is_sensitive",
+    "load_promptsource",
     "load_templates",
     "mark_unavailable",
     "mixture_info",
+    "niv2_tasks",
     "normalise",
     "oasst_task",
     "openai_task",
     "passage_groups",
     "prompt_completion_task",
+    "promptsource_tasks",
     "rate_by_examples",
     "read_json",
     "read_records",
@@ -100,6 +116,7 @@ __all__ = [  # resolved by __getattr__
     "sharegpt_task",
     "split_of",
     "text_key",
+    "write_turns",
 ]
 
 

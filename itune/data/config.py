@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 
 PROMPT_FORMATS = ("plain", "chat")
+CONVERTERS = ("causal", "prefix_lm", "encoder_decoder")
+CONTAMINATION = ("off", "report", "drop", "stop")
+RATE_UNITS = ("examples", "tokens", "supervised_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,14 +22,23 @@ class DataConfig:
       split: the split to train on.
       feature_lengths: at most this many tokens for {"inputs": n, "targets": m} (TASK_FEATURE_LENGTHS). A longer
         example is cut or dropped by its task's policy, counted and reported.
-      row_length: L, tokens a packed row.
+      row_length: L, tokens a packed row; of an encoder-decoder, its decoder's.
+      encoder_row_length: Le, encoder tokens a packed row; encoder-decoders only.
+      converter: how an example fills a row: "causal", "prefix_lm" (the tokens of a prompt see each other in both
+        directions) or "encoder_decoder" (prompts to the encoder, answers to the decoder).
       supervised_per_row: T, supervised tokens a row; 0 chooses the smallest that costs under 1 % of fill.
       segments_per_row: S, examples a row at most; 0 chooses from the lengths.
       window: examples planned and packed together.
       prompt_format: "plain" (inputs, a newline, targets, EOS) or "chat" (the tokenizer's own chat template).
       variants: V keyed renderings of each example (template choice) written by prepare.
       prepare_seed: keys the renderings. The run's seed never reaches prepare, so seeds share shards.
+      rates: rates that replace the mixture's, by task name or pattern: {"clinic/*": 2.0, "sums": 0.0}.
+      rate_unit: what rates are shares of: "examples", "tokens" or "supervised_tokens".
+      curriculum: stages before these rates hold, each (until this many examples are drawn, rates that replace them):
+        ((20_000, {"*": 0.0, "sums": 1.0}),).
       max_epochs: stop drawing from a task after this many epochs; 0 means no limit.
+      task_epochs: other limits for some tasks, by name or pattern: {"sums": 2}.
+      contamination: what to do about evaluation text in training examples: "off", "report", "drop" or "stop".
       max_bad_records: examples a split that may fail, be left out and counted before it is an error.
     """
 
@@ -39,25 +53,71 @@ class DataConfig:
     prompt_format: str = "plain"
     variants: int = 1
     prepare_seed: int = 0
+    converter: str = "causal"
+    encoder_row_length: int = 0
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    rate_unit: str = "examples"
+    curriculum: tuple[tuple[int, dict[str, float]], ...] = ()
     max_epochs: int = 0
+    task_epochs: dict[str, int] = dataclasses.field(default_factory=dict)
+    contamination: str = "report"
     max_bad_records: int = 0
 
     def __post_init__(self) -> None:
-        if self.prompt_format not in PROMPT_FORMATS:
-            raise ValueError(f"DataConfig.prompt_format={self.prompt_format!r} must be one of {PROMPT_FORMATS}")
+        for name, options in (
+            ("prompt_format", PROMPT_FORMATS),
+            ("converter", CONVERTERS),
+            ("rate_unit", RATE_UNITS),
+            ("contamination", CONTAMINATION),
+        ):
+            if getattr(self, name) not in options:
+                raise ValueError(f"DataConfig.{name}={getattr(self, name)!r} must be one of {options}")
         if set(self.feature_lengths) != {"inputs", "targets"}:
             raise ValueError(
                 f"DataConfig.feature_lengths={self.feature_lengths} must name exactly 'inputs' and 'targets'"
             )
-        total = sum(self.feature_lengths.values())
-        if total > self.row_length:
-            raise ValueError(
-                f"DataConfig.feature_lengths sum to {total}, more than row_length={self.row_length}: "
-                "an example of full length would fit in no row"
-            )
+        self._check_lengths()
+        self._check_rates()
         for name in ("row_length", "window", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must be at least 1")
         for name in ("prepare_seed", "max_epochs", "max_bad_records"):
             if getattr(self, name) < 0:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must not be negative")
+
+    def _check_lengths(self) -> None:
+        inputs, targets = self.feature_lengths["inputs"], self.feature_lengths["targets"]
+        if self.converter != "encoder_decoder":
+            if self.encoder_row_length:
+                raise ValueError("DataConfig.encoder_row_length is for converter='encoder_decoder' only")
+            if inputs + targets > self.row_length:
+                raise ValueError(
+                    f"DataConfig.feature_lengths sum to {inputs + targets}, more than row_length={self.row_length}: "
+                    "an example of full length would fit in no row"
+                )
+        elif inputs > self.encoder_row_length or targets > self.row_length:
+            raise ValueError(
+                f"DataConfig.feature_lengths={self.feature_lengths} do not fit in encoder_row_length="
+                f"{self.encoder_row_length} and row_length={self.row_length}"
+            )
+
+    def _check_rates(self) -> None:
+        stages = [("rates", self.rates)]
+        before = 0
+        for number, (until, rates) in enumerate(self.curriculum):
+            stages.append((f"curriculum[{number}]", rates))
+            if until <= before:
+                raise ValueError(f"DataConfig.curriculum[{number}] holds until {until}, must be more than {before}")
+            before = until
+        for where, rates in stages:
+            check_rates(rates, f"DataConfig.{where}")
+        for name, epochs in self.task_epochs.items():
+            if epochs < 1:
+                raise ValueError(f"DataConfig.task_epochs[{name!r}]={epochs} must be at least 1")
+
+
+def check_rates(rates: Mapping[str, float], where: str) -> None:
+    """Raises ValueError for a rate that is negative, infinite or not a number."""
+    for name, rate in rates.items():
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ValueError(f"{where}[{name!r}]={rate} must be a number, 0 or more")

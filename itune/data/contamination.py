@@ -25,8 +25,8 @@ from itune.data.lint import NAMED, Finding
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask
 from itune.data.records import Record
-from itune.data.schedule import Plan
 
+VERSION = 1  # raise it when the same texts would give another report
 GRAM, SHORTEST, COMMON = 13, 4, 50
 BATCH = 4096  # training examples looked up together
 HITS_PER_PAIR = 100  # of a training and an evaluation task that are kept; all are counted
@@ -53,11 +53,15 @@ class Hit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """examples: looked at, by training task.  pairs: (training task, evaluation task) -> training examples hit."""
+    """examples: looked at, by training task.  pairs: (training task, evaluation task) -> training examples hit.
+
+    found: by training task, the numbers of all examples hit; hits has the first of each pair.
+    """
 
     hits: tuple[Hit, ...]
     pairs: dict[tuple[str, str], int]
     examples: dict[str, int]
+    found: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def findings(self) -> Iterator[Finding]:
         """A warning for each pair of tasks, with the first pairs of ids and what the first of them share."""
@@ -141,6 +145,7 @@ class Index:
         pairs: collections.Counter[tuple[str, str]] = collections.Counter()
         examples: collections.Counter[str] = collections.Counter()
         kept: collections.Counter[tuple[str, str]] = collections.Counter()
+        found: dict[str, set[int]] = collections.defaultdict(set)
         records = iter(records)
         while batch := list(itertools.islice(records, BATCH)):
             examples.update(record.task for record in batch)
@@ -153,6 +158,7 @@ class Index:
                 if (n, example) in seen:
                     continue
                 seen.add((n, example))
+                found[batch[n].task].add(batch[n].example)
                 pair = batch[n].task, eval_task
                 if (n, eval_task) not in counted:
                     counted.add((n, eval_task))
@@ -173,15 +179,21 @@ class Index:
                             shared=shared if shown else None,
                         )
                     )
-        return Report(hits=tuple(hits), pairs=dict(pairs), examples=dict(examples))
+        return Report(
+            hits=tuple(hits),
+            pairs=dict(pairs),
+            examples=dict(examples),
+            found={task: tuple(sorted(numbers)) for task, numbers in found.items()},
+        )
 
 
-def inspect(manifest: Manifest, plan: Plan) -> Report:
-    """A plan's tasks against all that the run evaluates; one variant of each example. Withholds sensitive text."""
-    split = manifest.request["eval_split"]
-    evaluated = [PlanTask.from_manifest(task, split) for task in (*manifest.held_in, *manifest.held_out)]
+def inspect(manifest: Manifest) -> Report:
+    """What is trained on against all that the run evaluates; one variant of each example. Withholds sensitive text."""
+    split, eval_split = manifest.request["split"], manifest.request["eval_split"]
+    evaluated = [PlanTask.from_manifest(task, eval_split) for task in (*manifest.held_in, *manifest.held_out)]
+    trained = [PlanTask.from_manifest(task, split) for task in manifest.train]
     hidden = {task.name for task in manifest.tasks() if task.sensitive}
-    return Index(_records(evaluated)).check(_records(plan.tasks), hidden=hidden)
+    return Index(_records(evaluated)).check(_records(trained), hidden=hidden)
 
 
 def _records(tasks: Iterable[PlanTask]) -> Iterator[Record]:

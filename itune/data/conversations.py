@@ -1,13 +1,13 @@
-"""Conversations as single examples: OpenAI messages, ShareGPT, Open Assistant trees. Pure Python: no SeqIO.
+"""Conversations as rows: OpenAI messages, ShareGPT, Open Assistant trees. Pure Python: no SeqIO.
 
-An example is one assistant turn: its text is the targets, and the turns before it, laid out as text, are the inputs.
+A row is a whole conversation, whose turns become spans of their own; or one assistant turn with the turns before it as
+text, for what knows inputs and targets only.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from typing import Any
 
 from itune.data.readers import field_text, read_records, require
 from itune.data.splits import normalise, split_of, text_key
+from itune.data.turns import ASSISTANT, SYSTEM, TURNS_FEATURE, USER, Turn, layout, write_turns
 from itune.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
-SYSTEM, USER, ASSISTANT = "System", "User", "Assistant"  # as layout() writes them
-TURNS = ("all", "last")
+TURNS = ("all", "last", "each")
 PATHS = ("best", "all")
 
 _OPENAI_ROLES = {"system": SYSTEM, "developer": SYSTEM, "user": USER, "assistant": ASSISTANT}
@@ -46,17 +46,6 @@ _LOST = "messages whose parents are not in the file"
 Records = Iterable[tuple[str, dict[str, Any]]]
 Counts = collections.Counter[str]
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Turn:
-    """role: SYSTEM, USER or ASSISTANT. id: an Open Assistant message's, or "". trained: whether it may be a target."""
-
-    role: str
-    text: str
-    id: str = ""
-    trained: bool = True
-
-
 # Reads records into conversations, and counts what it leaves out.
 Reader = Callable[[Records, Counts], Iterator[list[Turn]]]
 
@@ -65,31 +54,23 @@ class _LeftOut(Exception):
     """This conversation is no example; the message is the reason to count."""
 
 
-def layout(turns: Sequence[Turn]) -> str:
-    """The text of the turns before a reply: system text, then what was said.
+def examples(turns: Sequence[Turn], which: str, learnt: dict[str, str], left_out: Counts) -> Iterator[dict[str, str]]:
+    """The rows of one conversation: {"id", "inputs", "targets", "turn"}, and for "all" and "last" also "turns_json".
 
-    One user turn stands as it is, as in a prompt/completion file:
-        "Be brief.\\n\\nWhat is 2+2?"
-    More turns are named, and the last line asks for the next:
-        "Be brief.\\n\\nUser: What is 2+2?\\n\\nAssistant: 4\\n\\nUser: And 3+3?\\n\\nAssistant:"
-    """
-    head = list(itertools.takewhile(lambda turn: turn.role == SYSTEM, turns))
-    said = turns[len(head) :]
-    if len(said) == 1:
-        parts = [said[0].text]
-    else:
-        parts = [f"{turn.role}: {turn.text}" for turn in said] + [f"{ASSISTANT}:"]
-    return "\n\n".join([*(turn.text for turn in head if turn.text), *parts])
+    "all"   one row, all of its replies (assistant turns after a user's) to be learnt
+    "last"  one row, the last reply to be learnt; the earlier are read only
+    "each"  a row for each reply, with the turns before it as the text of its inputs
 
+    targets is the last learnt reply and inputs the turns before it, as `layout` says; what comes after it is cut off.
+    The id is that reply's own, or else a hash of inputs and targets. "turn" counts the user turns so far, from "1".
 
-def examples(turns: Sequence[Turn], which: str, left_out: Counts) -> Iterator[dict[str, str]]:
-    """Yields {"id", "inputs", "targets", "turn"} for each assistant turn after a user's, or for the "last" of them.
-
-    The id is the turn's own, or else a hash of inputs and targets. "turn" counts the user turns so far, from "1".
+    learnt: {id: hash of the text} of every reply so far, added to. A reply that conversations share, with all that
+    comes before it, is learnt once: where it comes again it is read only. UserError if one id stands for two texts.
     """
     replies = [i for i, turn in enumerate(turns) if turn.role == ASSISTANT and _asked(turns[:i])]
     if not replies:
         left_out[_NO_REPLY] += 1
+    rows: dict[int, dict[str, str]] = {}
     for index in replies[-1:] if which == "last" else replies:
         turn, earlier = turns[index], turns[:index]
         if not turn.trained:
@@ -98,8 +79,19 @@ def examples(turns: Sequence[Turn], which: str, left_out: Counts) -> Iterator[di
             left_out[_BLANK] += 1
         else:
             inputs = layout(earlier)
-            row_id = turn.id or text_key(inputs, turn.text)
-            yield {"id": row_id, "inputs": inputs, "targets": turn.text, "turn": str(_asked(earlier))}
+            content = text_key(inputs, turn.text)
+            row_id = turn.id or content
+            if row_id not in learnt:
+                rows[index] = {"id": row_id, "inputs": inputs, "targets": turn.text, "turn": str(_asked(earlier))}
+            elif learnt[row_id] != content:
+                raise UserError(f"message {row_id!r} comes twice, with different text")
+            learnt[row_id] = content
+    if which == "each":
+        yield from rows.values()
+    elif rows:
+        last = max(rows)
+        kept = [dataclasses.replace(turn, trained=i in rows) for i, turn in enumerate(turns[: last + 1])]
+        yield rows[last] | {TURNS_FEATURE: write_turns(kept)}
 
 
 def _asked(turns: Sequence[Turn]) -> int:
@@ -116,27 +108,24 @@ def conversation_rows(
     validation_fraction: float,
     encoding: str,
 ) -> Iterator[dict[str, str]]:
-    """The rows of a `RowSource`: `examples` of every conversation of the file or pattern, exact duplicates once.
+    """The rows of a `RowSource`: `examples` of every conversation of the file or pattern, each reply learnt once.
 
     All turns of a conversation, and of others that begin with the same user turn, are on one side. A log line counts
     what is left out. UserError where nothing is left, or one id stands for two texts.
     """
-    seen: dict[str, str] = {}
+    learnt: dict[str, str] = {}
     left_out: Counts = collections.Counter()
     for conversation in conversations(read_records(path, encoding), left_out):
         opening = next((turn.text for turn in conversation if turn.role == USER), "")
         side = split_of(normalise(opening), identity=identity, validation_fraction=validation_fraction)
-        for row in examples(conversation, turns, left_out):
-            content = text_key(row["inputs"], row["targets"])
-            if row["id"] in seen:
-                if seen[row["id"]] != content:
-                    raise UserError(f"{path}: message {row['id']!r} comes twice, with different text")
-                continue
-            seen[row["id"]] = content
-            if side == split:
-                yield row
+        try:
+            rows = [*examples(conversation, turns, learnt, left_out)]
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        if side == split:
+            yield from rows
     counted = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    if not seen:
+    if not learnt:
         raise UserError(f"{path}: no turn to learn from; left out: {counted or 'nothing'}")
     if counted:
         log.warning("%s: left out: %s", path, counted)

@@ -6,16 +6,18 @@ It knows no seed: two runs, or two arms of a study, evaluate the same examples o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from itune.data.keyed import key64, keyed_order
-from itune.data.packing import PACKER_VERSION, Limits, choose_budgets, fit, pack
+from itune.data.packing import PACKER_VERSION, Limits, choose_budgets, fit, pack_windows
 from itune.data.plan_tasks import PlanTask, plan_digest
 from itune.data.schedule import PlannedRow, Segment
 
-EVAL_PLAN_VERSION = 1
+EVAL_PLAN_VERSION = 2
+_WINDOW = 8192  # examples packed together; more would fill rows no better
 _CHOICE_KEY = key64("examples_per_task")
 
 
@@ -35,7 +37,7 @@ class SequentialPlan:
     tasks: what to evaluate; rates play no part.  examples_per_task: at most so many, by keyed hash of the example's
     key; 0 for all. The others are as for `schedule.Plan`.
 
-    Attributes L, T, S; digest; num_rows: a multiple of batch_size; chosen: one `Chosen` per task;
+    Attributes L, T, S, Le; converter; digest; num_rows: a multiple of batch_size; chosen: one `Chosen` per task;
     where: (task, record) -> (row, segment from 0).
     """
 
@@ -47,17 +49,22 @@ class SequentialPlan:
         row_length: int,
         supervised_per_row: int = 0,
         segments_per_row: int = 0,
+        converter: str = "causal",
+        encoder_row_length: int = 0,
         feature_lengths: Mapping[str, int],
         examples_per_task: int = 0,
     ):
         self.tasks = tuple(tasks)
-        self.L = row_length
+        self.L, self.Le, self.converter = row_length, encoder_row_length, converter
+        if converter == "encoder_decoder":
+            supervised_per_row = row_length
         self.batch_size = batch_size
         limits = Limits(
             inputs=feature_lengths["inputs"],
             targets=feature_lengths["targets"],
             row_length=row_length,
             supervised=supervised_per_row or row_length,
+            encoder=encoder_row_length,
         )
         self.chosen: list[Chosen] = []
         segments: list[Segment] = []
@@ -67,18 +74,23 @@ class SequentialPlan:
             self.chosen.append(counts)
             segments += [segment for segment, _ in mine]
             predictions += [n for _, n in mine]
-        tokens = np.array([s.num_inputs + s.num_targets for s in segments], np.int64)
+        tokens = np.array([s.num_inputs + (0 if self.Le else s.num_targets) for s in segments], np.int64)
         supervised = np.array(predictions, np.int64)
+        sizes = np.diff(np.minimum(np.arange(-(-len(segments) // _WINDOW) + 1) * _WINDOW, len(segments)))
+        starts = np.cumsum(sizes) - sizes
+        length = self.Le or row_length
         self.T, self.S = choose_budgets(
-            [(tokens, supervised)],
-            row_length=row_length,
+            [(tokens[first:][:n], supervised[first:][:n]) for first, n in zip(starts, sizes, strict=True)],
+            row_length=length,
             supervised=supervised_per_row,
             segments=segments_per_row,
             min_supervised=max(predictions, default=1),
         )
-        packed = pack(tokens, supervised, row_length=self.L, supervised=self.T, segments=self.S)
-        order = [segments[i] for i in packed.order]
-        self._rows = [tuple(order[a:b]) for a, b in zip(packed.start, packed.start[1:], strict=False)]
+        self._rows: list[tuple[Segment, ...]] = []
+        packed = pack_windows(tokens, supervised, sizes, row_length=length, supervised=self.T, segments=self.S)
+        for first, p in zip(starts.tolist(), packed, strict=True):
+            order = [segments[first + i] for i in p.order.tolist()]
+            self._rows += [tuple(order[a:b]) for a, b in itertools.pairwise(p.start.tolist())]
         self._rows += [()] * (-len(self._rows) % batch_size)
         self.where = {(task, record): (row, slot) for row, slot, task, record in self.examples()}
         self.digest = self._digest(dict(feature_lengths), examples_per_task)
@@ -107,7 +119,7 @@ class SequentialPlan:
         inputs = {
             "eval_plan_version": EVAL_PLAN_VERSION,
             "packer_version": PACKER_VERSION,
-            "shape": [self.L, self.T, self.S, self.batch_size],
+            "shape": [self.converter, self.L, self.T, self.S, self.Le, self.batch_size],
             "feature_lengths": feature_lengths,
             "examples_per_task": examples_per_task,
             "tasks": [[t.name, t.identity, t.variants, t.overlong, t.truncate_side, t.fingerprint] for t in self.tasks],

@@ -125,7 +125,8 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
 
       [1 2 3 \\n] [7 8 E] cut to 3 and 2    right: 1 2 \\n 7 8    left: 2 3 \\n 7 8
 
-    Raises ValueError if the record has fewer tokens than that.
+    Raises ValueError if the record has fewer tokens than that, or several replies to learn: of a conversation any cut
+    would leave replies whose questions are gone, so plans drop such records whole.
     """
     supervised = np.repeat([span.supervised for span in record.spans], [len(span.ids) for span in record.spans])
     inputs, targets = np.flatnonzero(~supervised), np.flatnonzero(supervised)
@@ -133,6 +134,8 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
         raise ValueError(f"it has {len(inputs)} + {len(targets)} tokens, the plan has {num_inputs} + {num_targets}")
     if (len(inputs), len(targets)) == (num_inputs, num_targets):
         return np.arange(num_inputs + num_targets)
+    if sum(span.supervised for span in record.spans) > 1:
+        raise ValueError(f"it is a conversation of {len(inputs)} + {len(targets)} tokens, planned to be cut")
     tail = num_inputs
     if truncate_side == "right":
         role = next((span.role for span in reversed(record.spans) if not span.supervised), "inputs")
@@ -142,74 +145,17 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
 
 
 def prompt_ids(record: Record, segment: Segment, truncate_side: str) -> list[int]:
-    """The prompt of a planned example, cut as in training: what stands before its first supervised token."""
+    """The prompt of a planned example, cut as in training: what stands before its last reply."""
     ids, supervised = example_tokens(record, segment.num_inputs, segment.num_targets, truncate_side)
-    return ids[: int(np.argmax(supervised))].tolist()
+    starts = np.flatnonzero(supervised & ~np.concatenate([[False], supervised[:-1]]))
+    return ids[: int(starts[-1])].tolist()
 
 
-def assemble(rows: Sequence[PlannedRow], plan: RowPlan, reader: RecordReader, loss_norm: str) -> Batch:
-    """The batch of some planned rows, in numpy; see `itune.batch.Batch` for the layout.
-
-    loss_norm: "tokens", every prediction weighs 1; "example", those of an example sum to 1.
-    Raises UserError naming the file of a record that is unreadable or not as long as planned.
-    """
-    if loss_norm not in LOSS_NORMS:
-        raise UserError(f"loss_norm={loss_norm!r} must be one of {LOSS_NORMS}")
-    B, L, T = len(rows), plan.L, plan.T
-    batch = _empty(B, L, T, rows)
-    segments = [segment for row in rows for segment in row.segments]
-    if not segments:
-        return batch
-    cut = [_tokens(segment, plan, reader) for segment in segments]
-    per_row = np.array([len(row.segments) for row in rows])
-    length = np.array([len(ids) for ids, _ in cut])
-    start = np.cumsum(length) - length
-    # Where each row's tokens begin among the n, and then where each token stands in its row.
-    row_of = np.repeat(np.arange(B), per_row)
-    row_start = np.zeros(B, np.int64)
-    np.cumsum(np.bincount(row_of, weights=length, minlength=B).astype(np.int64)[:-1], out=row_start[1:])
-    slot = np.arange(len(segments)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
-    row_n, start_n = np.repeat(row_of, length), np.repeat(start, length)
-    position_n = np.arange(len(row_n)) - start_n
-    column_n = np.arange(len(row_n)) - row_start[row_n]
-    ids_n = np.concatenate([ids for ids, _ in cut])
-    batch.tokens[row_n, column_n] = ids_n
-    batch.segment_ids[row_n, column_n] = np.repeat(slot + 1, length)
-    batch.positions[row_n, column_n] = position_n
-
-    # Nothing stands before an example's first token, so it is never predicted: labels shift inside examples only.
-    target = np.flatnonzero(np.concatenate([supervised for _, supervised in cut]) & (position_n > 0))
-    segment_n = np.repeat(np.arange(len(segments)), length)
-    in_row = np.bincount(row_n[target], minlength=B)
-    where = (row_n[target], np.arange(len(target)) - np.repeat(np.cumsum(in_row) - in_row, in_row))
-    batch.loss_index[where] = column_n[target] - 1
-    batch.loss_targets[where] = ids_n[target]
-    batch.loss_task[where] = np.array([s.task for s in segments])[segment_n[target]]
-    if loss_norm == "tokens":
-        batch.loss_weights[where] = 1.0
-    else:
-        in_segment = np.bincount(segment_n[target], minlength=len(segments))
-        batch.loss_weights[where] = 1.0 / in_segment[segment_n[target]]
-    return batch
-
-
-def _empty(B: int, L: int, T: int, rows: Sequence[PlannedRow]) -> Batch:
-    return Batch(
-        tokens=np.zeros((B, L), np.int32),
-        segment_ids=np.zeros((B, L), np.int32),
-        positions=np.zeros((B, L), np.int32),
-        loss_index=np.zeros((B, T), np.int32),
-        loss_targets=np.zeros((B, T), np.int32),
-        loss_weights=np.zeros((B, T), np.float32),
-        loss_task=np.zeros((B, T), np.int32),
-        row_ids=np.array([(row.window, row.row) for row in rows], np.int32).reshape(B, 2),
-    )
-
-
-def _tokens(segment: Segment, plan: RowPlan, reader: RecordReader) -> tuple[np.ndarray, np.ndarray]:
+def cut_example(segment: Segment, plan: RowPlan, reader: RecordReader) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, supervised) of a planned example. Raises UserError naming the file of a record that is not as planned."""
     task, record = plan.tasks[segment.task], reader.record(segment.task, segment.record)
     try:
-        return example_tokens(record, segment.num_inputs, segment.num_targets, task.truncate_side)
+        ids, supervised = example_tokens(record, segment.num_inputs, segment.num_targets, task.truncate_side)
     except ValueError as error:
         path, offset = (
             reader.locate(segment.task, segment.record) if isinstance(reader, Reader) else (task.name, segment.record)
@@ -217,6 +163,12 @@ def _tokens(segment: Segment, plan: RowPlan, reader: RecordReader) -> tuple[np.n
         raise UserError(
             f"{path}: record {offset} is not as its index says: {error}; delete {task.directory} and prepare again"
         ) from error
+    if plan.converter != "causal" and not supervised[int(np.argmax(supervised)) :].all():
+        raise UserError(
+            f"task {task.name!r}, record {record.id!r}: a conversation with several replies to learn is for "
+            f"converter='causal'; {plan.converter!r} takes one prompt and one answer (turns='each' or 'last')"
+        )
+    return ids, supervised
 
 
 class _Batches:
@@ -225,6 +177,9 @@ class _Batches:
     def __init__(
         self, plan: RowPlan, reader: RecordReader, batch_size: int, start_row: int, loss_norm: str, pick: list[int]
     ):
+        from itune.data.converters import assemble  # which builds on this module
+
+        self._assemble = assemble
         self._plan, self._reader, self._loss_norm = plan, reader, loss_norm
         self._batch_size, self._start_row, self._pick = batch_size, start_row, pick
 
@@ -238,7 +193,7 @@ class _Batches:
         if rows[0] is None:
             return (None,)
         picked = [rows[i] or _padding(first + i) for i in self._pick]
-        return (assemble(picked, self._plan, self._reader, self._loss_norm),)
+        return (self._assemble(picked, self._plan, self._reader, self._loss_norm),)
 
     def _row(self, i: int, place: int) -> PlannedRow | None:
         # Other hosts' rows need not be planned, but the first tells all hosts alike whether there is a batch.

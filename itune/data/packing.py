@@ -15,21 +15,23 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-PACKER_VERSION = 1
+PACKER_VERSION = 2
 OVERLONG = ("truncate_inputs", "drop")
 _T_STEP = 16
-_CLASSES = 8
-_TRIES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Tokens an example may have: in its prompt, in its targets, in all (L), and predictions (T)."""
+    """Tokens an example may have: in its prompt, in its targets, in all (L), and predictions (T).
+
+    encoder: 0, or what an encoder's row holds (Le): prompts lie there, and L holds targets alone.
+    """
 
     inputs: int
     targets: int
     row_length: int
     supervised: int
+    encoder: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,10 @@ class Fitted:
     def tokens(self) -> np.ndarray:
         return self.num_inputs + self.num_targets
 
+    def sizes(self, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """What `pack` packs: tokens and predictions; or encoder and decoder tokens."""
+        return (self.num_inputs, self.num_targets) if limits.encoder else (self.tokens, self.predictions)
+
 
 def fit(inputs: np.ndarray, targets: np.ndarray, drop: np.ndarray, limits: Limits) -> Fitted:
     """Apply the policy for overlong examples; `drop` says whose task drops rather than truncates. All arrays [n].
@@ -58,13 +64,28 @@ def fit(inputs: np.ndarray, targets: np.ndarray, drop: np.ndarray, limits: Limit
     Targets are cut first, at their end; then inputs, to what is left of the row.
     """
     inputs, targets = inputs.astype(np.int64), targets.astype(np.int64)
+    if limits.encoder:
+        # A decoder starts from a token of its own, so all of its targets are predicted.
+        num_inputs = np.minimum(inputs, min(limits.inputs, limits.encoder))
+        num_targets = np.minimum(targets, min(limits.targets, limits.row_length, limits.supervised))
+        return _fitted(inputs, targets, num_inputs, num_targets, num_targets, drop)
     # One token of a prompt stays whatever the targets need: the first target is predicted from it.
     floor = np.minimum(inputs, min(1, limits.inputs))
     num_targets = np.minimum(targets, np.minimum(limits.targets, limits.row_length - floor))
     num_targets = np.minimum(num_targets, limits.supervised + (floor == 0))
     num_inputs = np.minimum(np.minimum(inputs, limits.inputs), limits.row_length - num_targets)
+    return _fitted(inputs, targets, num_inputs, num_targets, num_targets - (num_inputs == 0), drop)
+
+
+def _fitted(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    num_inputs: np.ndarray,
+    num_targets: np.ndarray,
+    predictions: np.ndarray,
+    drop: np.ndarray,
+) -> Fitted:
     cut_inputs, cut_targets = num_inputs < inputs, num_targets < targets
-    predictions = num_targets - (num_inputs == 0)
     dropped = (drop & (cut_inputs | cut_targets)) | (predictions <= 0)
     return Fitted(
         num_inputs=num_inputs,
@@ -96,77 +117,74 @@ class Packed:
 
 
 def pack(tokens: np.ndarray, predictions: np.ndarray, *, row_length: int, supervised: int, segments: int) -> Packed:
-    """Best-fit-decreasing (Johnson 1973) of n examples into rows of at most L tokens, T predictions and S segments.
+    """`pack_windows` of one window."""
+    budgets = {"row_length": row_length, "supervised": supervised, "segments": segments}
+    return pack_windows(tokens, predictions, np.array([len(tokens)]), **budgets)[0]
 
-    Sorted and fitted by whichever of tokens and predictions is scarcer over all n. An example is never split.
-    Raises ValueError if an example exceeds a row's budget.
+
+def pack_windows(
+    tokens: np.ndarray, predictions: np.ndarray, sizes: np.ndarray, *, row_length: int, supervised: int, segments: int
+) -> list[Packed]:
+    """Best-fit-decreasing (Johnson 1973) of each window's examples into rows of <= L tokens, T predictions, S segments.
+
+    tokens, predictions: int64 [n], window after window.  sizes: examples in each window; `order` counts within it.
+    An example goes where it leaves least of the scarcer budget; first come those that take the largest part of either.
+    An example is never split. Raises ValueError if one exceeds a row's budget.
     """
-    if len(tokens) == 0:
-        return Packed(np.zeros(0, np.int64), np.zeros(1, np.int64))
-    if tokens.max() > row_length or predictions.max() > supervised or segments < 1:
+    if len(tokens) and (tokens.max() > row_length or predictions.max() > supervised or segments < 1):
         raise ValueError(f"an example of {tokens.max()} tokens, {predictions.max()} predictions fits in no row")
-    size, size_budget, other, other_budget = tokens, row_length, predictions, supervised
+    scarce, ample, L, T = tokens, predictions, row_length, supervised
     if int(predictions.sum()) * row_length > int(tokens.sum()) * supervised:
-        size, size_budget, other, other_budget = other, other_budget, size, size_budget
-    decreasing = np.lexsort((-other, -size))
-    row = _best_fit(size[decreasing].tolist(), other[decreasing].tolist(), size_budget, other_budget, segments)
-    by_row = np.argsort(row, kind="stable")
-    return Packed(decreasing[by_row], np.concatenate([[0], np.cumsum(np.bincount(row))]))
+        scarce, ample, L, T = predictions, tokens, supervised, row_length
+    starts = np.cumsum(sizes) - sizes
+    inside = np.arange(len(tokens)) - np.repeat(starts, sizes)
+    window = np.repeat(np.arange(len(sizes)), sizes)
+    decreasing = np.lexsort((inside, -np.maximum(scarce * T, ample * L), window))
+    # [W, N]: windows side by side. They don't concern each other, so one step of numpy places an example in each.
+    N = int(sizes.max(initial=0))
+    columns = np.zeros((2, len(sizes), N), np.int32)
+    columns[:, window, inside] = scarce[decreasing], ample[decreasing]
+    row_WN = _best_fit(columns[0], columns[1], sizes, L, T, segments)
+    row = row_WN[window, inside]
+    by_row = np.lexsort((row, window))
+    order = (decreasing - starts[window])[by_row]
+    counts = row_WN.max(axis=1, initial=-1) + 1
+    packed = []
+    for w, (first, n) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+        start = np.concatenate([[0], np.cumsum(np.bincount(row_WN[w, :n], minlength=counts[w]))])
+        packed.append(Packed(order[first : first + n], start))
+    return packed
 
 
-def _best_fit(sizes: list[int], others: list[int], size_budget: int, other_budget: int, segments: int) -> np.ndarray:
-    """int64 [n]: each example's row, for sizes in decreasing order.
+def _best_fit(size_WN: np.ndarray, other_WN: np.ndarray, sizes: np.ndarray, L: int, T: int, S: int) -> np.ndarray:
+    """int32 [W, N]: each example's row, for sizes in decreasing order; -1 past a window's end.
 
-    Open rows stand in buckets by (class of room under the other budget, room), and each class has one big integer with
-    a bit for each bucket in use. The fullest row with room enough is then a shift and a lowest set bit away in each
-    class, however many rows are open. Within the one class where some rows can hold `other` and some can't, a few are
-    tried.
+    Unopened rows are there from the start: they have the most room of all, so they are taken only where nothing fits.
     """
-    width = -(-(other_budget + 1) // _CLASSES)
-    buckets: list[dict[int, list[int]]] = [{} for _ in range(_CLASSES)]
-    in_use = [0] * _CLASSES
-    other_room: list[int] = []
-    segment_room: list[int] = []
-    smallest, smallest_other = sizes[-1], min(others)
-    rows = []
-    for size, other in zip(sizes, others, strict=True):
-        best, best_class = size_budget + 1, 0
-        for c in range(-(-other // width), _CLASSES):
-            candidates = in_use[c] >> size
-            if candidates:
-                room = size + (candidates & -candidates).bit_length() - 1
-                if room < best:
-                    best, best_class = room, c
-        if other % width:
-            c = other // width
-            candidates, tries = in_use[c] >> size & ((1 << max(0, best - size)) - 1), _TRIES
-            while candidates and tries:
-                lowest = candidates & -candidates
-                room = size + lowest.bit_length() - 1
-                bucket = buckets[c][room]
-                if other_room[bucket[-1]] >= other:
-                    best, best_class = room, c
-                    break
-                tries, candidates = tries - 1, candidates ^ lowest
-        if best > size_budget:
-            row, best = len(other_room), size_budget
-            other_room.append(other_budget)
-            segment_room.append(segments)
-        else:
-            bucket = buckets[best_class][best]
-            row = bucket.pop()
-            if not bucket:
-                in_use[best_class] ^= 1 << best
-        rows.append(row)
-        room = best - size
-        other_room[row] -= other
-        segment_room[row] -= 1
-        # A row that nothing can still enter is closed.
-        if room >= smallest and segment_room[row] and other_room[row] >= smallest_other:
-            c = other_room[row] // width
-            buckets[c].setdefault(room, []).append(row)
-            in_use[c] |= 1 << room
-    return np.array(rows, np.int64)
+    W, N = size_WN.shape
+    room_WR, other_room_WR = np.full((W, 64), L, np.int32), np.full((W, 64), T, np.int32)
+    left_WR = np.full((W, 64), S, np.int32)
+    row_WN = np.full((W, N), -1, np.int32)
+    none, opened = np.int32(L + 1), 0
+    for n in range(N):
+        w = np.flatnonzero(sizes > n)
+        if opened + 1 >= room_WR.shape[1]:
+            room_WR, other_room_WR, left_WR = (
+                np.concatenate([columns, np.full_like(columns, full)], axis=1)
+                for columns, full in ((room_WR, L), (other_room_WR, T), (left_WR, S))
+            )
+        open_ = (slice(None) if len(w) == W else w, slice(0, opened + 1))
+        size, other = size_WN[w, n], other_WN[w, n]
+        room, other_room = room_WR[open_], other_room_WR[open_]
+        fits = (room >= size[:, None]) & (other_room >= other[:, None])
+        row = np.where(fits, room, none).argmin(axis=1)
+        row_WN[w, n] = row
+        room_WR[w, row] -= size
+        other_room_WR[w, row] -= other
+        left_WR[w, row] -= 1
+        room_WR[w, row] = np.where(left_WR[w, row] > 0, room_WR[w, row], -1)
+        opened = max(opened, int(row.max()) + 1)
+    return row_WN
 
 
 def supervised_ladder(row_length: int) -> list[int]:
@@ -191,7 +209,9 @@ def choose_budgets(
     segments: int,
     min_supervised: int,
 ) -> tuple[int, int]:
-    """(T, S): those given, or where 0 the smallest of the ladder that cost under 1 % of fill against no budget but L's.
+    """(T, S): those given, or where 0 the smallest of the ladder that cost little fill against no budget but L's.
+
+    T may cost under 1 %, because every position of it is computed; S at most 0.1 %, because it costs next to nothing.
 
     windows: (tokens, predictions) of examples that are packed together.  min_supervised: T is at least this, so that no
     example must be cut for T's sake.
@@ -199,9 +219,13 @@ def choose_budgets(
     if supervised and segments:
         return supervised, segments
     unbounded = max((len(tokens) for tokens, _ in windows), default=1) or 1
+    empty = np.zeros(0, np.int64)
+    tokens = np.concatenate([empty, *(tokens for tokens, _ in windows)])
+    predictions = np.concatenate([empty, *(predictions for _, predictions in windows)])
+    sizes = np.array([len(tokens) for tokens, _ in windows])
 
     def packings(t: int, s: int) -> list[Packed]:
-        return [pack(*window, row_length=row_length, supervised=t, segments=s) for window in windows]
+        return pack_windows(tokens, predictions, sizes, row_length=row_length, supervised=t, segments=s)
 
     def rows(t: int, s: int) -> int:
         return sum(packed.num_rows for packed in packings(t, s))
@@ -213,7 +237,8 @@ def choose_budgets(
         supervised = _smallest(ladder, lambda t: 99 * rows(t, segments or unbounded) < 100 * free)
     if not segments:
         most = max((int(np.diff(p.start).max(initial=1)) for p in packings(supervised, unbounded)), default=1)
-        segments = _smallest(segments_ladder(most), lambda s: 99 * rows(supervised, s) < 100 * free)
+        free = rows(supervised, unbounded)
+        segments = _smallest(segments_ladder(most), lambda s: 999 * rows(supervised, s) <= 1000 * free)
     return supervised, segments
 
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ class PlanTask:
     """A task as the schedule knows it.
 
     rate: relative to the other tasks'.  identity: the data set's, which keys the order of examples.  variants: V.
-    directory, fingerprint: of the prepared split.
+    directory, fingerprint: of the prepared split.  excluded: bool [examples], those never to be drawn; None for none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class PlanTask:
     truncate_side: str = "right"
     directory: Path = Path()
     fingerprint: str = ""
+    excluded: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.overlong not in OVERLONG:
@@ -111,28 +113,59 @@ class PlanTask:
         return self.index.example_key[:: self.variants]
 
 
-def check_tasks(tasks: Sequence[PlanTask], limits: Limits) -> int:
-    """The most predictions of any example that is placed.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placeable:
+    """A task's examples that can be placed in a row, in one of their variants at least.
 
-    Raises UserError for a task that has no examples, or of which none can be placed.
+    examples: int64, their numbers.  usable: bool [all examples, V], the variants that can be placed; None if all can.
+    longest: most predictions of any of them.  means: of their tokens and supervised tokens, exact; of "examples", 1.
     """
-    most = 0
-    for task in tasks:
-        if not task.num_examples:
-            raise UserError(f"task {task.name!r} has no examples in {task.directory}")
-        drop = np.full(len(task.index.inputs), task.overlong == "drop")
-        fitted = fit(task.index.inputs, task.index.targets, drop, limits)
-        if fitted.dropped.all():
-            raise UserError(
-                f"task {task.name!r}: every example is dropped; none has targets within feature_lengths="
-                f"{{'inputs': {limits.inputs}, 'targets': {limits.targets}}} and {limits.supervised} supervised "
-                "tokens a row"
-            )
-        most = max(most, int(fitted.predictions[~fitted.dropped].max()))
-    return most
+
+    examples: np.ndarray
+    usable: np.ndarray | None
+    longest: int
+    means: dict[str, Fraction]
+    variants: int
+
+    def record(self, example: np.ndarray, variant: np.ndarray) -> np.ndarray:
+        """The records of examples in variants (mod V), or in the next ones that can be placed."""
+        variant = variant % self.variants
+        for _ in range(self.variants if self.usable is not None else 0):
+            variant = np.where(self.usable[example, variant], variant, (variant + 1) % self.variants)  # type: ignore[index]
+        return example * self.variants + variant
+
+
+def placeable(task: PlanTask, limits: Limits) -> Placeable:
+    """Raises UserError for a task that has no examples, or of which none can be placed."""
+    if not task.num_examples:
+        raise UserError(f"task {task.name!r} has no examples in {task.directory}")
+    fitted = fit(
+        task.index.inputs, task.index.targets, np.full(len(task.index.inputs), task.overlong == "drop"), limits
+    )
+    usable = ~fitted.dropped.reshape(-1, task.variants)
+    if task.excluded is not None:
+        usable &= ~task.excluded[:, None]
+    if not usable.any():
+        raise UserError(
+            f"task {task.name!r}: every example is dropped; none has targets within feature_lengths="
+            f"{{'inputs': {limits.inputs}, 'targets': {limits.targets}}} and {limits.supervised} supervised "
+            f"tokens a row{'' if task.excluded is None else ', and is not excluded'}"
+        )
+    placed = usable.reshape(-1)
+    count = int(placed.sum())
+    sums = {"tokens": fitted.tokens[placed].sum(), "supervised_tokens": fitted.predictions[placed].sum()}
+    return Placeable(
+        examples=np.flatnonzero(usable.any(axis=1)),
+        usable=None if usable.all() else usable,
+        longest=int(fitted.predictions[placed].max()),
+        means={"examples": Fraction(1)} | {unit: Fraction(int(total), count) for unit, total in sums.items()},
+        variants=task.variants,
+    )
 
 
 def plan_digest(inputs: dict[str, Any], tasks: Sequence[PlanTask]) -> str:
     """sha256 of a plan's inputs and of every task's lengths and keys."""
     whole = inputs | {"arrays": [task.index.digest() for task in tasks]}
+    if any(task.excluded is not None for task in tasks):
+        whole["excluded"] = [None if t.excluded is None else np.flatnonzero(t.excluded).tolist() for t in tasks]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ import numpy as np
 
 from itune.data.fingerprint import describe_task, digest
 from itune.data.manifest import DigestCache, PreparedSplit, Request
-from itune.data.prompt import BadRecord, render_spans
+from itune.data.prompt import render_spans, stop_id
 from itune.data.records import (
     COMPLETED,
     TEMPORARY,
@@ -35,10 +35,11 @@ from itune.data.records import (
 )
 from itune.data.source_files import blame, data_files, source_files, source_splits
 from itune.data.tokenizer import Tokenizer
+from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
 from itune.errors import UserError
 
 # Part of every fingerprint: raise it when the same inputs give other bytes on disk.
-FORMAT = 1
+FORMAT = 2
 CANARY_EXAMPLES = 3
 PROGRESS_EVERY = 100
 PREFETCH = 32
@@ -89,6 +90,7 @@ class PreparableTask:
         self.description = described | {"format": FORMAT}
         self.versions: dict[str, str] = described["versions"]
         self.fingerprint = digest(self.description)
+        self._stop_id = stop_id(tokenizer, request.prompt_format)
         # A name may hold "/"; two names that look alike here have different fingerprints.
         folder = f"{name.replace('/', '.')}-{self.fingerprint[:16]}"
         self.directory = Path(request.cache) / "prepared" / folder
@@ -156,7 +158,7 @@ class PreparableTask:
                     "skipped": len(skipped),
                     "skipped_ids": skipped,
                     "sensitive": self.info.sensitive,
-                    "eos": {"id": self.tokenizer.eos_id, "ends_every_target": True, "supervised": True},
+                    "eos": {"id": self._stop_id, "ends_every_target": True, "supervised": True},
                     "inputs": self.description,
                 }
             )
@@ -243,6 +245,7 @@ class PreparableTask:
             text = row.get(f"{feature}_pretokenized")
             ids = [int(i) for i in row.get(feature, ())]
             texts[feature] = self.tokenizer.decode(ids) if text is None else _text(text)
+        turns = row.get(TURNS_FEATURE, row.get(f"field/{TURNS_FEATURE}"))
         spans = render_spans(
             self.tokenizer,
             self.request.prompt_format,
@@ -250,7 +253,13 @@ class PreparableTask:
             targets=row["targets"],
             inputs_text=texts["inputs"],
             targets_text=texts["targets"],
+            turns=() if turns is None else read_turns(_text(turns)),
         )
+        if sum(span.supervised for span in spans) > 1 and self.info.overlong != "drop":
+            raise UserError(
+                f"task {self.info.name!r}: conversations with several replies to learn can't be cut: give it "
+                "overlong='drop'"
+            )
         return Record(
             spans=spans,
             id=name,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable
 
 from rich.console import Console
 from rich.text import Text
 
-from itune.data.preview import ExampleView, RowView, TokenView
+from itune.data.preview import ExampleView, RowView, TokenView, as_json
 from itune.terminal import say
 
 MARGIN = {True: "> ", False: "| "}  # learnt, not learnt
@@ -74,3 +75,12 @@ def print_views(views: Iterable[RowView | ExampleView], console: Console, *, eac
             print_row(view, console, each_token=each_token)
         else:
             print_example(view, console, number=view.example, each_token=each_token)
+
+
+def show(views: Iterable[RowView | ExampleView], console: Console, *, each_token: bool, output_format: str) -> None:
+    """`print_views`, or with output_format "json" a JSON object a line on stdout."""
+    if output_format == "json":
+        for view in views:
+            print(json.dumps(as_json(view), ensure_ascii=False))
+    else:
+        print_views(views, console, each_token=each_token)

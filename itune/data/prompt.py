@@ -1,36 +1,28 @@
 """How an example's text becomes spans of tokens. The same rendering serves training, evaluation and generation.
 
     plain   [inputs "\\n"] [targets EOS]
-    chat    [the tokenizer's own template around the inputs, up to where the reply begins] [targets EOS]
+    chat    [the tokenizer's own template around the inputs, up to where the reply begins] [targets, end of turn]
 
-Only the second span is supervised, and it always ends with EOS. Imports neither SeqIO nor JAX.
+and of a conversation, with each of its replies that is to be learnt:
+
+    plain   ["User: 2+2?\\n\\nAssistant:" "\\n"] [4 EOS] ["\\n\\nUser: 3+3?\\n\\nAssistant:" "\\n"] [6 EOS]
+    chat    [system] [user, reply's header] [4, end of turn] [user, reply's header] [6, end of turn]
+
+Only replies are supervised, and each ends with the token at which generation stops. Imports neither SeqIO nor JAX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from itune.data.chat import PromptTokenizer, chat_prompt, chat_spans, end_of_turn
 from itune.data.config import PROMPT_FORMATS
 from itune.data.records import Span
+from itune.data.turns import ASSISTANT, SYSTEM, USER, BadRecord, Turn, layout
 from itune.errors import UserError, nearest
-
-
-class PromptTokenizer(Protocol):
-    """What rendering needs of `itune.data.tokenizer.Tokenizer`."""
-
-    @property
-    def eos_id(self) -> int: ...
-    @property
-    def chat_template(self) -> str | None: ...
-    def encode(self, text: str) -> list[int]: ...
-    def render_chat(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str: ...
-
-
-class BadRecord(Exception):
-    """This example can't become a record. The caller names task, split and id; the message holds no example text."""
 
 
 def render_prompt(tokenizer: PromptTokenizer, text: str, prompt_format: str) -> list[int]:
@@ -38,9 +30,15 @@ def render_prompt(tokenizer: PromptTokenizer, text: str, prompt_format: str) -> 
 
     Raises UserError for an unknown format, or "chat" with a tokenizer that has no chat template.
     """
-    if prompt_format == "plain":
-        return tokenizer.encode(text) + tokenizer.encode("\n")
-    return tokenizer.encode(_chat_prompt(tokenizer, text, prompt_format))
+    return render_turns_prompt(tokenizer, (Turn(role=USER, text=text),), prompt_format)
+
+
+def render_turns_prompt(tokenizer: PromptTokenizer, turns: Sequence[Turn], prompt_format: str) -> list[int]:
+    """The token ids that a model sees before it replies after these turns. Raises as `render_prompt`."""
+    if _is_chat(prompt_format):
+        return chat_prompt(tokenizer, turns)
+    parts = [*_plain_parts(tokenizer, [*turns, Turn(role=ASSISTANT, text="")])]
+    return [i for prompt, reply in parts for i in (*prompt, *reply)][:-1]
 
 
 def render_spans(
@@ -51,30 +49,63 @@ def render_spans(
     targets: Sequence[int],
     inputs_text: str,
     targets_text: str,
-) -> tuple[Span, Span]:
-    """The prompt's span and the reply's, from a task's tokenised features and their texts.
+    turns: Sequence[Turn] = (),
+) -> tuple[Span, ...]:
+    """The spans of a conversation's `turns`; or, without them, a task's features as one question and its reply.
 
-    Plain prompts keep the pipeline's `inputs` ids; a chat template is rendered as text and tokenised whole. Whether or
-    not the pipeline appended EOS, here it stands once, at the end of the targets.
+    Plain prompts and replies keep the pipeline's ids; a chat template is rendered as text and tokenised whole. Whether
+    or not the pipeline appended EOS, here it stands once, at the end of each reply.
     Raises BadRecord if no target is left to learn, UserError if the chat template can't be trained on.
     """
-    reply = _without_eos(targets, tokenizer.eos_id)
-    if not reply:
-        raise BadRecord("its targets are empty")
-    if tokenizer.eos_id in reply:
-        raise BadRecord("EOS stands inside its targets, where generation would stop")
-    if prompt_format == "plain":
-        roles = ("inputs", "targets")
-        prompt = _without_eos(inputs, tokenizer.eos_id) + tokenizer.encode("\n")
-    else:
-        roles = ("user", "assistant")
-        text = _chat_prompt(tokenizer, inputs_text, prompt_format)
-        _check_prefix(tokenizer, text, inputs_text, targets_text)
-        prompt = tokenizer.encode(text)
-    return (
-        Span(role=roles[0], supervised=False, ids=np.array(prompt, np.int32)),
-        Span(role=roles[1], supervised=True, ids=np.array([*reply, tokenizer.eos_id], np.int32)),
-    )
+    chat = _is_chat(prompt_format)
+    if not turns:
+        reply = _without_eos(targets, tokenizer.eos_id)
+        if not reply:
+            raise BadRecord("its targets are empty")
+        if not chat:
+            prompt = _without_eos(inputs, tokenizer.eos_id) + tokenizer.encode("\n")
+            return _plain_spans(tokenizer, [(prompt, [*reply, tokenizer.eos_id])])
+        turns = (Turn(role=USER, text=inputs_text), Turn(role=ASSISTANT, text=targets_text))
+    if chat:
+        return chat_spans(tokenizer, turns)
+    return _plain_spans(tokenizer, [*_plain_parts(tokenizer, turns)])
+
+
+def stop_id(tokenizer: PromptTokenizer, prompt_format: str) -> int:
+    """The token that ends each reply in this format, and so generation: EOS, or what closes a chat template's turn."""
+    return end_of_turn(tokenizer) if _is_chat(prompt_format) else tokenizer.eos_id
+
+
+def _is_chat(prompt_format: str) -> bool:
+    if prompt_format not in PROMPT_FORMATS:
+        hint = nearest(prompt_format, PROMPT_FORMATS)
+        raise UserError(f"prompt_format={prompt_format!r} must be one of {', '.join(PROMPT_FORMATS)}.{hint}")
+    return prompt_format == "chat"
+
+
+def _plain_parts(tokenizer: PromptTokenizer, turns: Sequence[Turn]) -> Iterator[tuple[list[int], list[int]]]:
+    """(ids of what stands before it, its own with EOS) of each learnt reply. Other replies are text of the former."""
+    learnt = [n for n, turn in enumerate(turns) if turn.learnt]
+    said = sum(1 for _ in itertools.dropwhile(lambda t: t.role == SYSTEM, turns[: max(learnt, default=0)]))
+    first = 0
+    for n in learnt:
+        text = ("\n\n" if first else "") + layout(turns[first:n], labelled=said > 1, opening=not first)
+        yield tokenizer.encode(text) + tokenizer.encode("\n"), [*tokenizer.encode(turns[n].text), tokenizer.eos_id]
+        first = n + 1
+
+
+def _plain_spans(tokenizer: PromptTokenizer, parts: Sequence[tuple[list[int], list[int]]]) -> tuple[Span, ...]:
+    spans = []
+    for prompt, reply in parts:
+        if len(reply) == 1:
+            raise BadRecord("its targets are empty")
+        if tokenizer.eos_id in reply[:-1]:
+            raise BadRecord("EOS stands inside its targets, where generation would stop")
+        spans.append(Span(role="inputs", supervised=False, ids=np.array(prompt, np.int32)))
+        spans.append(Span(role="targets", supervised=True, ids=np.array(reply, np.int32)))
+    if not spans:
+        raise BadRecord("no reply in it is to be learnt")
+    return tuple(spans)
 
 
 def _without_eos(ids: Sequence[int], eos_id: int) -> list[int]:
@@ -83,22 +114,3 @@ def _without_eos(ids: Sequence[int], eos_id: int) -> list[int]:
     while kept and kept[-1] == eos_id:
         kept.pop()
     return kept
-
-
-def _chat_prompt(tokenizer: PromptTokenizer, text: str, prompt_format: str) -> str:
-    if prompt_format != "chat":
-        hint = nearest(prompt_format, PROMPT_FORMATS)
-        raise UserError(f"prompt_format={prompt_format!r} must be one of {', '.join(PROMPT_FORMATS)}.{hint}")
-    if tokenizer.chat_template is None:
-        raise UserError("prompt_format='chat', but this model's tokenizer has no chat template; use 'plain'")
-    return tokenizer.render_chat([{"role": "user", "content": text}], add_generation_prompt=True)
-
-
-def _check_prefix(tokenizer: PromptTokenizer, prompt: str, inputs_text: str, targets_text: str) -> None:
-    """Training on prompt + reply is right only if the template puts a reply after exactly that prompt."""
-    turns = [{"role": "user", "content": inputs_text}, {"role": "assistant", "content": targets_text}]
-    if not tokenizer.render_chat(turns, add_generation_prompt=False).startswith(prompt):
-        raise UserError(
-            "prompt_format='chat': this model's chat template renders a conversation with its reply differently from "
-            "the prompt alone, so the model would be trained on another prompt than it is given; use 'plain'"
-        )

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from itune.data.metrics import MetricFn, metric_fn
 from itune.data.splits import text_key
-from itune.data.templates import RenderContext, Template, check_unique, choose_template
+from itune.data.templates import RenderContext, RowTemplate, check_unique, render_row
 from itune.data.tokenizer import Tokenizer
 from itune.data.vocabularies import HFVocabulary
 from itune.errors import UserError, nearest
@@ -55,7 +55,7 @@ class TaskInfo:
     sensitive: bool = False
     overlong: str = "truncate_inputs"
     truncate_side: str = "right"
-    templates: tuple[Template, ...] = ()
+    templates: tuple[RowTemplate, ...] = ()
     version: str | None = None
     metrics: tuple[str, ...] = ()
     description: str = ""
@@ -85,13 +85,14 @@ def add_task(
     name: str,
     *,
     source: seqio.DataSource,
-    templates: Sequence[Template],
+    templates: Sequence[RowTemplate],
     cluster: str,
     licence: str,
     identity: str,
     metrics: Sequence[str | MetricFn] = ("exact_match",),
     sensitive: bool = False,
     preprocessors: Sequence[Callable[[tf.data.Dataset], tf.data.Dataset]] = (),
+    postprocess_fn: Callable[..., Any] | None = None,
     overlong: str = "truncate_inputs",
     truncate_side: str = "right",
     version: str | None = None,
@@ -113,6 +114,7 @@ def add_task(
       sensitive: protected data: private files and caches, no example text in logs and reports. Spreads to every mixture
         that holds the task.
       preprocessors: SeqIO preprocessors on the raw rows, before the template.
+      postprocess_fn: SeqIO's: what metrics get for a target or a prediction, given the example's fields.
       overlong: what happens to an example beyond the feature lengths: "truncate_inputs" (cut at `truncate_side`) or
       "drop".
       version: changes when preprocessors would give something else for a reason that their code does not show.
@@ -147,6 +149,7 @@ def add_task(
         source=source,
         output_features=PLACEHOLDER_FEATURES,
         preprocessors=[*preprocessors, rendering, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        postprocess_fn=postprocess_fn,
         metric_fns=metric_fns,
         task_cls=TextTask,
     )
@@ -315,7 +318,7 @@ def _with_context(step: Any, context: RenderContext) -> Any:
 
 
 def render(
-    dataset: tf.data.Dataset, task: str, templates: tuple[Template, ...], identity: str, context: RenderContext
+    dataset: tf.data.Dataset, task: str, templates: tuple[RowTemplate, ...], identity: str, context: RenderContext
 ) -> tf.data.Dataset:
     """Raw rows -> {"inputs", "targets", "id", "template": string [], "field/<name>": as in the source}.
 
@@ -329,8 +332,8 @@ def render(
     def one_row(*values: Any) -> tuple[bytes, ...]:
         row = dict(zip(names, map(_as_text, values), strict=True))
         row_id = row.get("id") or text_key(*(part for name in names for part in (name, row[name])))
-        template = choose_template(templates, identity=identity, source_id=row_id, context=context)
-        return tuple(text.encode("utf-8") for text in (*template.render(row), row_id, template.id))
+        inputs, targets, chosen = render_row(templates, row, identity=identity, source_id=row_id, context=context)
+        return tuple(text.encode("utf-8") for text in (inputs, targets, row_id, chosen))
 
     def add_rendering(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rendered = tf.numpy_function(one_row, [row[name] for name in names], [tf.string] * 4, stateful=False)

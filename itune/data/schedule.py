@@ -1,12 +1,12 @@
 """Which example goes in which packed row: a pure function of (seed, rates, what was prepared), as index arithmetic.
 
-    draw stream    draw i is the n-th draw of task k          Allocation: virtual time, random access
-    example        draw n of k is an example of its epoch     keyed order, without replacement
+    draw stream    draw i is a record of task k               draws.DrawStream, random access
     window         `window` draws, packed alone               rows permuted by key (seed, window)
+    chunk          windows planned at once                    an example of each in a step of numpy
     row i          found in the cumulative row counts         the plan grows ahead of training
 
 Nothing here knows hosts, devices, batch sizes or restarts. Legend: K tasks, L tokens, T supervised predictions, S
-segments a row.
+segments a row, Le encoder tokens a row.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import collections
 import dataclasses
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from itune.data.allocation import RATE_UNIT, UNLIMITED, Allocation, quantise_rates
-from itune.data.keyed import hash64, key64, keyed_order, permutation
-from itune.data.packing import PACKER_VERSION, Limits, choose_budgets, fit, pack
-from itune.data.plan_tasks import PlanTask, TaskIndex, check_tasks, plan_digest
+from itune.data.allocation import UNLIMITED
+from itune.data.draws import DrawStream, by_task
+from itune.data.keyed import key64, permutation
+from itune.data.packing import PACKER_VERSION, Fitted, Limits, choose_budgets, fit, pack_windows
+from itune.data.plan_tasks import PlanTask, TaskIndex, placeable, plan_digest
+from itune.data.rates import lookup, quantise_stages, stage_rates
 
 if TYPE_CHECKING:
     from itune.data.config import DataConfig
@@ -32,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "PlanTask", "PlannedRow", "RowPlan", "Segment", "TaskIndex"]
 
-PLAN_VERSION = 1
-_CACHED_DRAWS = 1 << 20  # of planned windows, at 60 bytes
-_CACHED_ORDERS = 1 << 25  # examples, at 4 bytes
+PLAN_VERSION = 2
+_CHUNK_DRAWS = 1 << 14
+_CACHED_CHUNKS = 32
 _SAMPLE_WINDOWS, _SAMPLE_DRAWS = 8, 8192
 
 
@@ -62,58 +65,22 @@ class RowPlan(Protocol):
     """What the feed needs of a plan: for training (Plan) and for evaluation (evalplan.SequentialPlan)."""
 
     tasks: tuple[PlanTask, ...]
+    converter: str
     L: int
     T: int
     S: int
+    Le: int
 
     def row(self, i: int) -> PlannedRow: ...
     @property
     def most_rows(self) -> int: ...
 
 
-def groups(task: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(k, where task == k), for each k that occurs."""
-    order = np.argsort(task, kind="stable")
-    edges = [0, *(np.flatnonzero(np.diff(task[order])) + 1).tolist(), len(task)]
-    for a, b in itertools.pairwise(edges if len(task) else []):
-        yield int(task[order[a]]), order[a:b]
-
-
-class _Orders:
-    """Each task's examples in the order of an epoch, by (seed, identity, epoch) alone; the last used are kept."""
-
-    def __init__(self, tasks: Sequence[PlanTask], seed: int):
-        self._tasks, self._seed = tasks, seed
-        self._kept: collections.OrderedDict[tuple[int, int], np.ndarray] = collections.OrderedDict()
-        self._size = 0
-
-    def examples(self, task: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(example, epoch) of the n-th draws of tasks, int64 arrays of one length."""
-        sizes = np.array([t.num_examples for t in self._tasks])[task]
-        epoch, place = np.divmod(n, sizes)
-        example = np.empty_like(n)
-        for k, where in groups(task):
-            for e, inside in groups(epoch[where]):
-                mine = where[inside]
-                example[mine] = self._order(k, e)[place[mine]]
-        return example, epoch
-
-    def _order(self, task: int, epoch: int) -> np.ndarray:
-        order = self._kept.pop((task, epoch), None)
-        if order is None:
-            t = self._tasks[task]
-            order = keyed_order(key64("order", self._seed, t.identity, epoch), t.example_keys).astype(np.int32)
-            self._size += len(order)
-            while self._kept and self._size > _CACHED_ORDERS:
-                self._size -= len(self._kept.popitem(last=False)[1])
-        self._kept[task, epoch] = order
-        return order
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Window:
-    """A packed window: columns per placed example, by row; row r is start[r]:start[r + 1].  dropped: int64 [K]."""
+class _Chunk:
+    """Packed windows: columns per example, by row; row r is start[r]:start[r + 1], window w has rows[w]:rows[w + 1]."""
 
+    rows: np.ndarray
     start: np.ndarray
     task: np.ndarray
     record: np.ndarray
@@ -123,22 +90,19 @@ class _Window:
     predictions: np.ndarray
     cut: np.ndarray
     cut_targets: np.ndarray
-    dropped: np.ndarray
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.start) - 1
 
 
 class Plan:
     """The training schedule. Thread-safe; identical on every host and after any restart.
 
     tasks: in the mixture's order, which numbers them.  seed: the run's.  row_length: L.  supervised_per_row,
-    segments_per_row: T and S, chosen from the first windows' lengths where 0.  window: draws packed together.
-    max_epochs: each task stops after so many passes; 0 for no end.  feature_lengths: {"inputs": n, "targets": m}, most
-    tokens of an example.
+    segments_per_row: T and S, chosen from the lengths of each stage's first windows where 0.  window: draws packed
+    together.  feature_lengths: {"inputs": n, "targets": m}, most tokens of an example.  The others are as in
+    `DataConfig`.
 
-    Attributes L, T, S; limits: most tokens of an example; digest: sha256 of everything that rows depend on.
+    Attributes L, T, S, Le; converter; draws: the stream; drawable: examples of each task that are ever
+    drawn; limits: most tokens of an example; digest: sha256 of
+    everything that rows depend on.
     Raises UserError for a task without examples, and if no example fits.
     """
 
@@ -151,47 +115,75 @@ class Plan:
         supervised_per_row: int = 0,
         segments_per_row: int = 0,
         window: int = 1024,
+        converter: str = "causal",
+        encoder_row_length: int = 0,
+        rates: Mapping[str, float] | None = None,
+        rate_unit: str = "examples",
+        curriculum: Sequence[tuple[int, Mapping[str, float]]] = (),
         max_epochs: int = 0,
+        task_epochs: Mapping[str, int] | None = None,
         feature_lengths: Mapping[str, int],
     ):
         self.tasks = tuple(tasks)
-        self.seed, self.L, self.window, self.max_epochs = seed, row_length, window, max_epochs
+        self.seed, self.L, self.Le, self.window = seed, row_length, encoder_row_length, window
+        self.converter, self.rate_unit = converter, rate_unit
         self._feature_lengths = dict(feature_lengths)
         self._lock = threading.RLock()
         self._drop = np.array([t.overlong == "drop" for t in tasks])
-        self._rates = quantise_rates([t.rate for t in tasks])
+        if converter == "encoder_decoder":
+            supervised_per_row = row_length  # a decoder predicts at every position
         self.limits = Limits(
             inputs=feature_lengths["inputs"],
             targets=feature_lengths["targets"],
             row_length=row_length,
             supervised=supervised_per_row or row_length,
+            encoder=encoder_row_length,
         )
-        longest = check_tasks([t for t, rate in zip(tasks, self._rates, strict=True) if rate], self.limits)
-        self._allocation = self._allocate()
-        self._orders = _Orders(self.tasks, seed)
-        self._windows: collections.OrderedDict[int, _Window] = collections.OrderedDict()
+        names = [task.name for task in tasks]
+        self._epochs = [
+            int(max_epochs if epochs is None else epochs)
+            for epochs in lookup(names, task_epochs or {}, "DataConfig.task_epochs")
+        ]
+        stages = stage_rates(names, [task.rate for task in tasks], rates or {}, curriculum)
+        drawn = [any(of_stage[k] for _, of_stage in stages) for k in range(len(names))]
+        self._placeable = [placeable(t, self.limits) if d else None for t, d in zip(tasks, drawn, strict=True)]
+        self.drawable = [0 if p is None else len(p.examples) for p in self._placeable]
+        unit_size = [Fraction(1) if p is None else p.means[rate_unit] for p in self._placeable]
+        self._stages = quantise_stages(stages, unit_size)
+        limits = [epochs * n if n and epochs else None for n, epochs in zip(self.drawable, self._epochs, strict=True)]
+        self.draws = DrawStream(tasks, self._placeable, self._stages, limits, seed=seed)
+        self._chunks: collections.OrderedDict[int, _Chunk] = collections.OrderedDict()
         self._first_rows = [0]  # of each planned window, and of the next one
         self.T, self.S = choose_budgets(
             self._sample() if not (supervised_per_row and segments_per_row) else [],
-            row_length=row_length,
+            row_length=self.Le or row_length,
             supervised=supervised_per_row,
             segments=segments_per_row,
-            min_supervised=longest,
+            min_supervised=max(p.longest for p in self._placeable if p is not None),
         )
         self.limits = dataclasses.replace(self.limits, supervised=self.T)
         self.digest = plan_digest(self._inputs(), self.tasks)
 
     @classmethod
-    def from_manifest(cls, manifest: Manifest, data: DataConfig, *, seed: int) -> Plan:
-        """The plan of a run."""
+    def from_manifest(
+        cls, manifest: Manifest, data: DataConfig, *, seed: int, excluded: Mapping[str, np.ndarray] | None = None
+    ) -> Plan:
+        """The plan of a run. excluded: by task, bool [examples], those that must not be trained on."""
+        tasks = [PlanTask.from_manifest(task, data.split) for task in manifest.train]
         return cls(
-            [PlanTask.from_manifest(task, data.split) for task in manifest.train],
+            [dataclasses.replace(task, excluded=(excluded or {}).get(task.name)) for task in tasks],
             seed=seed,
             row_length=data.row_length,
             supervised_per_row=data.supervised_per_row,
             segments_per_row=data.segments_per_row,
             window=data.window,
+            converter=data.converter,
+            encoder_row_length=data.encoder_row_length,
+            rates=data.rates,
+            rate_unit=data.rate_unit,
+            curriculum=data.curriculum,
             max_epochs=data.max_epochs,
+            task_epochs=data.task_epochs,
             feature_lengths=data.feature_lengths,
         )
 
@@ -200,9 +192,9 @@ class Plan:
     def row(self, i: int) -> PlannedRow:
         """Row i of the run. Raises IndexError past the end of a plan that ends."""
         window, row = self.locate(i)
-        w = self._window(window)
-        columns = (w.task, w.record, w.epoch, w.num_inputs, w.num_targets)
-        cells = zip(*(column[w.start[row] : w.start[row + 1]].tolist() for column in columns), strict=True)
+        chunk, r = self._chunk_of(window, row)
+        columns = (chunk.task, chunk.record, chunk.epoch, chunk.num_inputs, chunk.num_targets)
+        cells = zip(*(column[chunk.start[r] : chunk.start[r + 1]].tolist() for column in columns), strict=True)
         segments = tuple(Segment(task=k, record=r, epoch=e, num_inputs=n, num_targets=m) for k, r, e, n, m in cells)
         return PlannedRow(window=window, row=row, segments=segments)
 
@@ -237,13 +229,13 @@ class Plan:
 
     @property
     def num_rows(self) -> int | None:
-        """Rows in all; None without max_epochs. The first call plans to the end."""
-        return None if self._allocation.total is None else self.ensure_rows(self.most_rows)
+        """Rows in all; None where a task has no limit. The first call plans to the end."""
+        return None if self.draws.total is None else self.ensure_rows(self.most_rows)
 
     @property
     def most_rows(self) -> int:
         """A bound on num_rows that costs nothing."""
-        return UNLIMITED if self._allocation.total is None else self._allocation.total
+        return UNLIMITED if self.draws.total is None else self.draws.total
 
     # What rows hold.
 
@@ -257,51 +249,60 @@ class Plan:
         """What rows [first_row, last_row) hold, JSON-able.
 
           {"rows": n,
+           "rate_unit": "examples",
            "tasks": {name: {"share_asked", "share_got", "examples", "tokens", "supervised_tokens", "truncated",
                             "truncated_targets", "dropped", "epochs"}},
            "fill": {"tokens", "supervised", "segments"}}
 
-        Shares are of draws, in 0..1. Of `examples`, those placed, `truncated` lost tokens, `truncated_targets` their
-        EOS too. dropped: drawn but not placed; they count with their window's first row. epochs: passes within the
-        stretch. Fills are of L, T and S, in 0..1; only the scarcest of the three can be near 1.
+        Shares are of the rates' unit, in 0..1; what is asked of windows that are partly in the stretch counts whole. Of
+        `examples`, `truncated` lost tokens, `truncated_targets` their EOS too. dropped: examples of the task that are
+        never drawn, too long for its policy or excluded. epochs: passes within the stretch, over the examples that are
+        drawn. Fills are of L, T and S, in 0..1; only the scarcest of the three can be near 1. Of an encoder-decoder
+        "encoder" stands beside them, and "tokens" are the decoder's.
         """
         last_row = min(last_row, self.ensure_rows(last_row + 1))
         sums = self._sums(first_row, last_row)
-        drawn = sums["examples"] + sums["dropped"]
+        asked, got = self._shares_asked(first_row, last_row), sums[self.rate_unit]
         tasks: dict[str, dict[str, float]] = {}
-        for k, task in enumerate(self.tasks):
-            shares = {"share_asked": self._rates[k] / RATE_UNIT, "share_got": int(drawn[k]) / max(1, int(drawn.sum()))}
-            counts = {name: int(column[k]) for name, column in sums.items()}
-            tasks[task.name] = shares | counts | {"epochs": int(drawn[k]) / max(1, task.num_examples)}
+        for k, (task, drawn) in enumerate(zip(self.tasks, self.drawable, strict=True)):
+            shares = {"share_asked": float(asked[k]), "share_got": int(got[k]) / max(1, int(got.sum()))}
+            counts = {name: int(column[k]) for name, column in sums.items() if name != "encoder_tokens"}
+            counts["dropped"] = task.num_examples - drawn if drawn else 0
+            tasks[task.name] = shares | counts | {"epochs": int(sums["examples"][k]) / max(1, drawn)}
         rows = max(0, last_row - first_row)
-        budgets = {
-            "tokens": ("tokens", self.L),
-            "supervised": ("supervised_tokens", self.T),
-            "segments": ("examples", self.S),
-        }
-        fill = {name: int(sums[of].sum()) / (max(1, rows) * budget) for name, (of, budget) in budgets.items()}
-        return {"rows": rows, "tasks": tasks, "fill": fill}
+        encoder = int(sums["encoder_tokens"].sum()) if self.Le else 0
+        used = {
+            "tokens": (int(sums["tokens"].sum()) - encoder, self.L),
+            "supervised": (int(sums["supervised_tokens"].sum()), self.T),
+            "segments": (int(sums["examples"].sum()), self.S),
+        } | ({"encoder": (encoder, self.Le)} if self.Le else {})
+        fill = {name: n / (max(1, rows) * budget) for name, (n, budget) in used.items()}
+        return {"rows": rows, "rate_unit": self.rate_unit, "tasks": tasks, "fill": fill}
 
     def _sums(self, first_row: int, last_row: int) -> dict[str, np.ndarray]:
         """Counts by task, int64 [K] each, named as in `summary`, over rows that are planned."""
-        names = ("examples", "tokens", "supervised_tokens", "truncated", "truncated_targets", "dropped")
+        names = ("examples", "tokens", "supervised_tokens", "truncated", "truncated_targets", "encoder_tokens")
         sums = {name: np.zeros(len(self.tasks), np.int64) for name in names}
-        starts = self._first_rows
-        ends = self.ensure_rows(last_row + 1) == last_row
-        # A window of dropped examples alone has no row of its own: it counts where the next row does, or with the last.
-        first = bisect.bisect_left(starts, first_row)
-        if first == len(starts) or starts[first] > first_row:
-            first -= 1
-        stop = len(starts) - 1 if ends else bisect.bisect_left(starts, last_row)
-        for number in range(first, stop):
-            base, w = starts[number], self._window(number)
-            rows = slice(w.start[max(0, first_row - base)], w.start[min(w.num_rows, last_row - base)])
-            columns = (np.ones_like(w.task), w.num_inputs + w.num_targets, w.predictions, w.cut, w.cut_targets)
-            for name, column in zip(names, columns, strict=False):
-                np.add.at(sums[name], w.task[rows], column[rows])
-            if first_row <= base:
-                sums["dropped"] += w.dropped
+        while first_row < last_row:
+            window, row = self.locate(first_row)
+            chunk, r = self._chunk_of(window, row)
+            end = min(len(chunk.start) - 1, r + last_row - first_row)
+            part = slice(chunk.start[r], chunk.start[end])
+            tokens = chunk.num_inputs + chunk.num_targets
+            columns = (np.ones_like(tokens), tokens, chunk.predictions, chunk.cut, chunk.cut_targets, chunk.num_inputs)
+            for name, column in zip(names, columns, strict=True):
+                # float64 holds these sums exactly.
+                sums[name] += np.bincount(chunk.task[part], column[part], len(self.tasks)).astype(np.int64)
+            first_row += end - r
         return sums
+
+    def _shares_asked(self, first_row: int, last_row: int) -> np.ndarray:
+        """float64 [K], of the rates' unit, averaged over the stages that the rows' windows are in."""
+        first = self.locate(first_row)[0] if last_row > first_row else 0
+        last = self.locate(last_row - 1)[0] + 1 if last_row > first_row else 0
+        draws = self.draws.shares(first * self.window, last * self.window)
+        units = draws * [0.0 if p is None else float(p.means[self.rate_unit]) for p in self._placeable]
+        return units / units.sum()
 
     def describe(self) -> dict[str, Any]:
         """JSON-able: everything that `digest` is of, but for the digest of each task's arrays, and the digest."""
@@ -309,117 +310,106 @@ class Plan:
 
     # How windows are made.
 
-    def _allocate(self) -> Allocation:
-        seen: collections.Counter[str] = collections.Counter()
-        keys = []
-        for task in self.tasks:
-            # By identity, so that the arms of a study draw alike; numbered, so that two views in one mixture differ.
-            keys.append(key64("allocation", self.seed, task.identity, seen[task.identity]))
-            seen[task.identity] += 1
-        limits = [self.max_epochs * t.num_examples for t in self.tasks] if self.max_epochs else None
-        return Allocation(self._rates, [key % RATE_UNIT for key in keys], limits, keys)
+    @property
+    def _windows_per_chunk(self) -> int:
+        return max(1, _CHUNK_DRAWS // self.window)
 
-    def _draw(self, window: int) -> dict[str, np.ndarray]:
-        """Columns of a window's draws, in the stream's order: task, record, epoch; empty past the end."""
-        first, last = window * self.window, (window + 1) * self.window
-        if self._allocation.total is not None:
-            last = min(last, self._allocation.total)
-        if last <= first:
-            return {}
-        task, n = self._allocation.draws(first, last)
-        example, epoch = self._orders.examples(task, n)
-        record = np.empty_like(example)
-        for k, mine in groups(task):
-            t = self.tasks[k]
-            if t.variants == 1:
-                record[mine] = example[mine]
-                continue
-            key = key64("variant", self.seed, t.identity)
-            offset = hash64(key, t.example_keys[example[mine]]) % np.uint64(t.variants)
-            variant = (offset.astype(np.int64) + epoch[mine]) % t.variants
-            record[mine] = example[mine] * t.variants + variant
-        return {"task": task, "record": record, "epoch": epoch}
-
-    def _lengths(self, draws: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """(inputs, targets) of draws, before truncation."""
+    def _fit(self, draws: dict[str, np.ndarray]) -> Fitted:
         lengths = np.empty((2, len(draws["task"])), np.int64)
-        for k, mine in groups(draws["task"]):
+        for k, mine in by_task(draws["task"]):
             index = self.tasks[k].index
             lengths[:, mine] = index.inputs[draws["record"][mine]], index.targets[draws["record"][mine]]
-        return lengths[0], lengths[1]
+        return fit(lengths[0], lengths[1], self._drop[draws["task"]], self.limits)
 
     def _sample(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(tokens, predictions) of the first windows' placed examples."""
-        windows = []
-        for number in range(max(1, min(_SAMPLE_WINDOWS, _SAMPLE_DRAWS // self.window))):
-            if draws := self._draw(number):
-                fitted = fit(*self._lengths(draws), self._drop[draws["task"]], self.limits)
-                windows.append((fitted.tokens[~fitted.dropped], fitted.predictions[~fitted.dropped]))
-        return windows
+        """The sizes of the examples in the first windows of each stage."""
+        starts = self.draws.stage_starts()
+        count = max(1, min(_SAMPLE_WINDOWS, _SAMPLE_DRAWS // self.window) // len(starts))
+        return [
+            self._fit(draws).sizes(self.limits)
+            for start in starts
+            for first in range(start, start + count * self.window, self.window)
+            if len((draws := self.draws.draws(first, first + self.window))["task"])
+        ]
 
-    def _plan_window(self, number: int) -> _Window | None:
-        if not (draws := self._draw(number)):
-            return None
-        fitted = fit(*self._lengths(draws), self._drop[draws["task"]], self.limits)
-        kept = np.flatnonzero(~fitted.dropped)
-        packed = pack(
-            fitted.tokens[kept], fitted.predictions[kept], row_length=self.L, supervised=self.T, segments=self.S
+    def _plan_chunk(self, number: int) -> _Chunk:
+        """Its last window is shorter where the stream ends; past the end it has none."""
+        first = number * self._windows_per_chunk
+        draws = self.draws.draws(first * self.window, (first + self._windows_per_chunk) * self.window)
+        n = len(draws["task"])
+        sizes = np.diff(np.minimum(np.arange(-(-n // self.window) + 1) * self.window, n))
+        fitted = self._fit(draws)
+        assert not fitted.dropped.any(), "only what can be placed is drawn"
+        packed = pack_windows(
+            *fitted.sizes(self.limits), sizes, row_length=self.Le or self.L, supervised=self.T, segments=self.S
         )
         # Best-fit-decreasing leaves rows ordered by length; a curriculum nobody asked for.
-        packed = packed.permuted(permutation(key64("rows", self.seed, number), packed.num_rows))
-        order = kept[packed.order]
-        return _Window(
-            start=packed.start,
+        packed = [
+            p.permuted(permutation(key64("rows", self.seed, first + w), p.num_rows)) for w, p in enumerate(packed)
+        ]
+        starts = np.cumsum(sizes) - sizes
+        order = np.concatenate([np.zeros(0, np.int64), *(s + p.order for s, p in zip(starts, packed, strict=True))])
+        start = np.concatenate([*(s + p.start[:-1] for s, p in zip(starts, packed, strict=True)), [n]])
+        return _Chunk(
+            rows=np.concatenate([[0], np.cumsum([p.num_rows for p in packed], dtype=np.int64)]),
+            start=start.astype(np.int64),
             **{name: column[order] for name, column in draws.items()},
             num_inputs=fitted.num_inputs[order],
             num_targets=fitted.num_targets[order],
             predictions=fitted.predictions[order],
             cut=(fitted.cut_inputs | fitted.cut_targets)[order],
             cut_targets=fitted.cut_targets[order],
-            dropped=np.bincount(draws["task"][fitted.dropped], minlength=len(self.tasks)),
         )
 
-    def _window(self, number: int) -> _Window:
+    def _chunk(self, number: int) -> _Chunk:
         with self._lock:
-            window = self._windows.pop(number, None) or self._plan_window(number)
-            assert window is not None, "only planned windows are asked for"
-            self._windows[number] = window
-            if len(self._windows) > max(4, _CACHED_DRAWS // self.window):
-                self._windows.popitem(last=False)
-            return window
+            chunk = self._chunks.pop(number, None) or self._plan_chunk(number)
+            self._chunks[number] = chunk
+            if len(self._chunks) > _CACHED_CHUNKS:
+                self._chunks.popitem(last=False)
+            return chunk
+
+    def _chunk_of(self, window: int, row: int) -> tuple[_Chunk, int]:
+        """(the chunk that holds a row of a planned window, its number there)."""
+        number, inside = divmod(window, self._windows_per_chunk)
+        chunk = self._chunk(number)
+        return chunk, int(chunk.rows[inside]) + row
 
     def _grow(self) -> bool:
-        """Plan the next window; False at the end of the stream."""
-        number = len(self._first_rows) - 1
-        if self._allocation.total is not None and number * self.window >= self._allocation.total:
-            return False
-        self._first_rows.append(self._first_rows[-1] + self._window(number).num_rows)
-        return True
+        """Plan the next chunk of windows; False at the end of the stream."""
+        windows = len(self._first_rows) - 1
+        if windows % self._windows_per_chunk:
+            return False  # the last chunk was not whole
+        rows = self._chunk(windows // self._windows_per_chunk).rows
+        self._first_rows += (self._first_rows[-1] + rows[1:]).tolist()
+        return len(rows) > 1
 
     def _inputs(self) -> dict[str, Any]:
         tasks = [
             {
                 "name": t.name,
                 "identity": t.identity,
-                "rate": rate,
                 "examples": t.num_examples,
                 "variants": t.variants,
                 "overlong": t.overlong,
                 "truncate_side": t.truncate_side,
                 "fingerprint": t.fingerprint,
+                "epochs": epochs,
             }
-            for t, rate in zip(self.tasks, self._rates, strict=True)
+            for t, epochs in zip(self.tasks, self._epochs, strict=True)
         ]
         return {
             "plan_version": PLAN_VERSION,
             "packer_version": PACKER_VERSION,
-            "converter": "causal",
+            "converter": self.converter,
             "seed": self.seed,
             "L": self.L,
             "T": self.T,
             "S": self.S,
+            "Le": self.Le,
             "window": self.window,
-            "max_epochs": self.max_epochs,
+            "rate_unit": self.rate_unit,
+            "stages": [[stage.until, list(stage.rates)] for stage in self._stages],
             "feature_lengths": dict(sorted(self._feature_lengths.items())),
             "tasks": tasks,
         }

@@ -29,6 +29,7 @@ from itune.data.readers import Table, encodable, field_text, find_files, read_re
 from itune.data.registry import add_task
 from itune.data.remote import is_remote
 from itune.data.templates import Template
+from itune.data.turns import TURNS_FEATURE
 from itune.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -275,13 +276,21 @@ def openai_task(
 ) -> seqio.Task:
     """Registers OpenAI-style conversations, {"messages": [{"role": "user", "content": "..."}, ...]}, as a task.
 
-    Each assistant turn (or only the last, with turns="last") is one example: the earlier turns are its inputs, laid out
-    as `itune.data.conversations.layout` says, so a long conversation's text is repeated. Left out and counted in a log
-    line: conversations with tool calls or anything but text, and targets that are blank or have "weight": 0.
+    turns:
+      "all": a conversation is one example, and each assistant turn in it is learnt, but for those with "weight": 0. In
+        the "chat" prompt format the model's own template lays it out.
+      "last": the same, but only the last assistant turn is learnt.
+      "each": every assistant turn is an example of its own, a prompt and its reply, for whatever knows those only. The
+        earlier turns are its inputs, laid out as `itune.data.turns.layout` says, so a long conversation's text is
+        repeated. Templates may use {inputs}, {targets} and {turn}, the user turns so far.
 
-    A conversation is on the side that its first user turn's text says, unless `path` is {split: path}. Inputs that are
-    too long lose their start, not the question (truncate_side="left"). Templates may use {inputs}, {targets} and
-    {turn}, the user turns so far.
+    A reply that conversations share, with all that comes before it, is learnt once. Left out and counted in a log line:
+    conversations with tool calls or anything but text, and replies that are blank or have "weight": 0. A conversation
+    is on the side that its first user turn's text says, unless `path` is {split: path}.
+
+    A conversation that is too long is dropped: cut anywhere, it would lose its beginning, or replies that later turns
+    speak of. Its inputs are all that is not learnt, its targets all that is: DataConfig.feature_lengths must have room
+    for both. Inputs of "each" that are too long lose their start, not the question.
     `options` go to `add_task`, and cluster, identity, templates, metrics, validation_fraction and encoding are those of
     `prompt_completion_task`.
     """
@@ -305,8 +314,9 @@ def oasst_task(
 
     paths="best" follows the reply of the best rank at each step, the first in the file where none has a rank;
     paths="all" follows every reply. Deleted messages, and those of which no parent is in the file, are left out with
-    all their replies and counted in a log line. Ids are the messages' own. All else is as in `openai_task`;
-    turns="last" takes the last assistant turn of each path.
+    all their replies and counted in a log line. An example's id is that of its last learnt message. All else is as in
+    `openai_task`: of the paths that share a reply, the first learns it and the others read it only; turns="last" takes
+    the last assistant turn of each path.
     """
     if paths not in PATHS:
         raise UserError(f"task {name!r}: paths={paths!r} must be one of {PATHS}.{nearest(paths, PATHS)}")
@@ -328,11 +338,18 @@ def _conversation_task(
     metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",),
     validation_fraction: float = 0.1,
     encoding: str = "utf-8-sig",
+    overlong: str | None = None,
     truncate_side: str = "left",
     **options: Any,
 ) -> seqio.Task:
     if turns not in TURNS:
         raise UserError(f"task {name!r}: turns={turns!r} must be one of {TURNS}.{nearest(turns, TURNS)}")
+    if turns != "each" and tuple(templates) != CONVERSATION_TEMPLATES:
+        raise UserError(f"task {name!r}: templates are for turns='each'; the turns of a conversation stand as they are")
+    overlong = overlong or ("truncate_inputs" if turns == "each" else "drop")
+    if turns == "all" and overlong != "drop":
+        raise UserError(f"task {name!r}: whole conversations can't be cut, only overlong='drop'")
+    fields = ("inputs", "targets", "turn") + (() if turns == "each" else (TURNS_FEATURE,))
     rows, splits, files = rows_of_splits(
         conversation_rows,
         path,
@@ -344,12 +361,13 @@ def _conversation_task(
     )
     return add_task(
         name,
-        source=RowSource(rows, splits, fields=("inputs", "targets", "turn"), version="1", files=files),
+        source=RowSource(rows, splits, fields=fields, version="1", files=files),
         templates=templates,
         cluster=cluster,
         licence=licence,
         identity=identity or name,
         metrics=metrics,
+        overlong=overlong,
         truncate_side=truncate_side,
         **options,
     )

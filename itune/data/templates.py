@@ -8,12 +8,33 @@ import hashlib
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 
+from itune.data.keyed import key64
 from itune.errors import UserError, nearest
 
 _KEYS = ("id", "inputs", "targets")
+
+
+class RowTemplate(Protocol):
+    """What `add_task` takes as a template: `Template`, or one made from a collection's own prompts.
+
+    A frozen dataclass of plain values, so that the fingerprint sees all that it renders from.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+    def check(self, available: Iterable[str], where: str) -> None: ...
+
+    def render(self, row: Mapping[str, str], key: int = 0) -> tuple[str, str] | None:
+        """(inputs, targets); None where the template has nothing to say of this row.
+
+        key: 64 bits that differ by row, variant and prepare_seed; all that a rendering chooses is a function of it.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +68,9 @@ class Template:
 
     def check(self, available: Iterable[str], where: str) -> None:
         """UserError unless every field is one of `available`; `where` names the task."""
-        known = list(available)
-        for name in self.fields:
-            if name not in known:
-                hint = nearest(name, known) or f" The fields are {', '.join(sorted(known))}."
-                raise UserError(f"{where}: template {self.id!r} uses field {{{name}}}, which the source lacks.{hint}")
+        check_fields(self, available, where)
 
-    def render(self, row: Mapping[str, str]) -> tuple[str, str]:
+    def render(self, row: Mapping[str, str], key: int = 0) -> tuple[str, str]:
         """{"question": "2+2?", "answer": "4"} -> ("2+2?\\nAnswer:", "4")."""
         return tuple(self._side(side, row) for side in ("inputs", "targets"))  # type: ignore[return-value]
 
@@ -108,7 +125,16 @@ def load_templates(path: str | Path) -> tuple[Template, ...]:
     return tuple(templates)
 
 
-def check_unique(templates: Sequence[Template], where: str) -> None:
+def check_fields(template: RowTemplate, available: Iterable[str], where: str) -> None:
+    """UserError unless every field of the template is one of `available`; `where` names the task."""
+    known = list(available)
+    for name in template.fields:
+        if name not in known:
+            hint = nearest(name, known) or f" The fields are {', '.join(sorted(known))}."
+            raise UserError(f"{where}: template {template.id!r} uses field {{{name}}}, which the source lacks.{hint}")
+
+
+def check_unique(templates: Sequence[RowTemplate], where: str) -> None:
     """UserError where two templates share an id: provenance could not tell them apart."""
     seen: set[str] = set()
     for template in templates:
@@ -126,19 +152,50 @@ class RenderContext:
 
 
 def choose_template(
-    templates: Sequence[Template], *, identity: str, source_id: str, context: RenderContext
-) -> Template:
+    templates: Sequence[RowTemplate], *, identity: str, source_id: str, context: RenderContext
+) -> RowTemplate:
     """The template of one rendering: a keyed hash of (prepare_seed, identity, source id, variant), never a position.
 
     Rendezvous hashing: each template gets a keyed score for this row, and variant v takes the v-th best (mod their
     number). So the first len(templates) variants of a row are all different, and adding a template moves only the rows
     that it wins.
     """
+    ranked = _ranked(templates, identity, source_id, context)
+    return ranked[context.variant % len(ranked)]
+
+
+def render_row(
+    templates: Sequence[RowTemplate],
+    row: Mapping[str, str],
+    *,
+    identity: str,
+    source_id: str,
+    context: RenderContext,
+) -> tuple[str, str, str]:
+    """(inputs, targets, the template's id): what `choose_template` takes of the templates that render this row.
+
+    Raises UserError if none does.
+    """
+    key = key64("render", context.prepare_seed, identity, source_id, context.variant)
+    rendered: list[tuple[str, str, str]] = []
+    for template in _ranked(templates, identity, source_id, context):
+        sides = template.render(row, key)
+        if sides is not None:
+            rendered.append((*sides, template.id))
+        if len(rendered) > context.variant:
+            break
+    if not rendered:
+        raise UserError("none of its templates renders this row")
+    return rendered[context.variant % len(rendered)]
+
+
+def _ranked(
+    templates: Sequence[RowTemplate], identity: str, source_id: str, context: RenderContext
+) -> Sequence[RowTemplate]:
     if len(templates) == 1:
-        return templates[0]
+        return templates
     row = _frame(str(context.prepare_seed), identity, source_id)
-    ranked = sorted(templates, key=lambda t: hashlib.blake2b(row + _frame(t.id), digest_size=16).digest())
-    return ranked[context.variant % len(templates)]
+    return sorted(templates, key=lambda t: hashlib.blake2b(row + _frame(t.id), digest_size=16).digest())
 
 
 def _frame(*parts: str) -> bytes:

@@ -6,11 +6,15 @@ import datetime
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 import tokenizers
 
@@ -18,6 +22,9 @@ from itune.errors import UserError
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 _Config = dict[str, Any]
+# Around what a template's {% generation %} blocks make: noncharacters, which Unicode keeps out of texts.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_MARKS = re.compile(r"\{%[-+]?\s*generation\b")
 
 
 class Tokenizer:
@@ -28,6 +35,7 @@ class Tokenizer:
 
     Attributes:
       eos_id: the token that ends every target. bos_id, pad_id, unk_id: None where the model has none.
+      added_ids: of tokens that text spells whole ("<|im_end|>"), whatever stands around it.
       vocab_size: largest id + 1, added tokens included.
       digest: SHA-256 (hex) of everything that decides ids and prompts: tokenizer.json, special tokens, chat template.
       chat_template: Jinja source, or None.
@@ -47,6 +55,7 @@ class Tokenizer:
         self.bos_id = self._id("bos_token")
         self.pad_id = self._id("pad_token")
         self.unk_id = self._id("unk_token")
+        self.added_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.chat_template = chat_template
         parts = json.dumps([tokenizer_json, sorted(special_tokens.items()), chat_template])
@@ -86,6 +95,11 @@ class Tokenizer:
         """Token ids of `text`; no BOS, no EOS."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and for each token where in `text`, in characters, it ends."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return list(found.ids), [end for _, end in found.offsets]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each, on all cores."""
         return [list(e.ids) for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -115,14 +129,25 @@ class Tokenizer:
         The template comes with the weights, from outside, so it runs in Jinja's sandbox. UserError where there is none,
         or where the template refuses these messages.
         """
+        return self.render_marked(messages, add_generation_prompt)[0]
+
+    def render_marked(
+        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text of `render_chat`, and where in it each {% generation %} block begins and ends, in characters."""
         if self.chat_template is None:
             raise UserError("this model's tokenizer has no chat template; use the plain prompt format")
         try:
-            return _compile(self.chat_template).render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **self.special_tokens
+            text = _compile(self.chat_template).render(
+                messages=list(messages),
+                tools=None,  # as transformers: templates ask whether they are none
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise UserError(f"the model's chat template failed: {error}") from None
+        return _take_marks(text) if _MARKS.search(self.chat_template) else (text, [])
 
 
 def _read_config(path: Path) -> _Config:
@@ -164,11 +189,39 @@ def _to_json(value: Any, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=False, **options)
 
 
+class _Generation(jinja2.ext.Extension):
+    """{% generation %} ... {% endgeneration %}, by which a template says what the model itself writes."""
+
+    tags = {"generation"}  # noqa: RUF012 - as the base class has it
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        inside = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], inside).set_lineno(line)
+
+    def _mark(self, caller: Any) -> str:
+        return f"{_OPEN}{caller()}{_CLOSE}"
+
+
+def _take_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text without its marks, and what lay between them. UserError for marks that don't stand in pairs."""
+    pieces = re.split(f"([{_OPEN}{_CLOSE}])", text)
+    if pieces[1::2] != [_OPEN, _CLOSE] * (len(pieces) // 4):
+        raise UserError(
+            "the model's chat template nests its generation blocks, or the text holds the noncharacters U+FDD0, U+FDD1"
+        )
+    bounds, length = [], 0
+    for piece in pieces[::2]:
+        length += len(piece)
+        bounds.append(length)
+    return "".join(pieces[::2]), list(zip(bounds[::2], bounds[1::2], strict=False))
+
+
 @functools.lru_cache(maxsize=8)
 def _compile(source: str) -> jinja2.Template:
     """The environment that transformers gives chat templates (trimmed blocks, loop controls, these three helpers)."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise

@@ -15,10 +15,11 @@ from itune.config.load import load_run
 from itune.config.run import RunConfig
 from itune.data.manifest import Manifest
 from itune.errors import UserError
-from itune.evaluation.console import print_summary
+from itune.evaluation.console import print_summary, print_worst
 from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.results import Evaluation, finite, prediction_records, write_text
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
+from itune.evaluation.worst import worst_records
 from itune.inference import session
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import check_shapes, make_mesh
@@ -35,7 +36,7 @@ def evaluate_checkpoint(
     """Measures the run's checkpoint `step` (a number, "best", None for the newest); 0.
 
     Prints the results and writes them to <run>/evaluation-step-N.json: evaluation.json's form with the state under
-    "after", with "step" and "predictions" beside it. Trains nothing and takes no lock.
+    "after", with "step", "predictions" and "worst" beside it. Trains nothing and takes no lock.
 
     Args:
       bindings: of EvalConfig and MeshConfig, over the run's own.
@@ -56,19 +57,24 @@ def evaluate_checkpoint(
         tuning=config.tuning,
         checkpoint=checkpoint,
         prompt_format=config.data.prompt_format,
+        prefix_lm=config.data.converter == "prefix_lm",
         name=str(run),
         mesh=_mesh(config, data, console),
     )
     say(console, f"Evaluating {run} at step {checkpoint.step} ...")
-    snapshot = Evaluator(config, data.tokenizer, data.manifest, model).snapshot(model.params, lambda: None)
+    evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
+    snapshot = evaluator.snapshot(model.params, lambda: None)
     evaluation, record = _results(config, data, snapshot, run, console, show_text)
-    record = {"step": checkpoint.step, **record}
+    sensitive = {task.name for task in data.manifest.tasks() if task.sensitive}
+    worst = worst_records(evaluator.worst(snapshot), sensitive=sensitive, show_text=show_text)
+    record = {"step": checkpoint.step, **record, "worst": worst}
     path = run / f"evaluation-step-{checkpoint.step}.json"
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n", private=data.manifest.sensitive)
     if output_format == "json":
         print(json.dumps(record, ensure_ascii=False))
     else:
         print_summary(evaluation, Console())
+        print_worst(worst, Console())
     say(console, f"Written: {path}")
     return 0
 

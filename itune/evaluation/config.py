@@ -20,6 +20,7 @@ class EvalConfig:
       generate_per_task: completions generated per task, for metrics and samples; 0 means none.
       generate_tokens: at most this many new tokens a completion.
       generate_batch: prompts decoded together.
+      worst_examples: of each task, the examples with the highest loss that worst.jsonl names; 0 means none.
       chat_baseline: also measure "before" in the model's own chat template.
     """
 
@@ -32,4 +33,5 @@ class EvalConfig:
     generate_per_task: int = 8
     generate_tokens: int = 96
     generate_batch: int = 32
+    worst_examples: int = 5
     chat_baseline: bool = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,9 +13,12 @@ from rich.text import Text
 from itune.evaluation.findings import findings
 from itune.evaluation.report import LOSS, change, measured, value_text
 from itune.evaluation.results import GROUPS, STATES, Evaluation
+from itune.evaluation.worst import MOST_OF_A_TASK, highest
+from itune.terminal import say
 
 HEADINGS = {"before": "before", "before_chat": "chat*", "after": "after"}
 TASK_WIDTH = 26
+NUM_WORST = 5
 WORDS = {"held_in": "held in", "held_out": "held out"}
 
 
@@ -30,6 +35,19 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
         console.print(Text(sentence))
     for note in evaluation.notes:
         console.print(Text(note), style="dim")
+
+
+def print_worst(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The examples with the highest loss of all tasks, by id; no text."""
+    chosen = highest(records, NUM_WORST, of_a_task=MOST_OF_A_TASK)
+    if not chosen:
+        return
+    console.print(Text("Highest losses:", style="bold"))
+    for record in chosen:
+        loss = "loss not finite" if record["loss"] is None else f"{record['loss']:.3f} nats a token"
+        template = f", template {record['template']}" if record["template"] else ""
+        facts = f"{loss}, {record['tokens']:.0f} tokens{template}"
+        say(console, f"  {record['task']}:{record['id']}  {facts}")
 
 
 def _table(evaluation: Evaluation, group: str, names: list[str], states: list[str]) -> Table:

@@ -6,6 +6,7 @@ no number.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,15 +18,19 @@ import jax
 import numpy as np
 
 from itune.config.run import RunConfig
+from itune.data.converters import assemble
 from itune.data.evalplan import SequentialPlan
-from itune.data.feed import Reader, RecordReader, assemble, prompt_ids
+from itune.data.feed import Reader, RecordReader, prompt_ids
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask, TaskIndex
-from itune.data.prompt import render_prompt
+from itune.data.prompt import render_prompt, render_spans, stop_id
 from itune.data.records import Record, Span
 from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
+from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
+from itune.errors import UserError
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
+from itune.evaluation.worst import WorstExample, choose
 from itune.inference.generate import Generator
 from itune.parallel.mesh import BATCH_AXES
 from itune.training.step import make_eval_step
@@ -105,11 +110,12 @@ class MemoryReader:
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """A sequential plan, where its records come from, and its compiled step."""
+    """A sequential plan, where its records come from, its compiled step, and what continues its prompts."""
 
     plan: SequentialPlan
     reader: RecordReader
     step: Callable[..., Any]
+    generator: Generator
 
 
 class Evaluator:
@@ -124,13 +130,14 @@ class Evaluator:
         mesh = model.compute.mesh
         devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh is not None else 1
         self._rows = -(-e.batch_size // devices) * devices  # every device takes as many rows as the next
-        self._generator = Generator(model.spec, {}, model.compute, batch_size=e.generate_batch)
         if self.tasks:
             prepared = [task for _, task in self.tasks]
             plan = self._plan(
                 [PlanTask.from_manifest(t, e.split) for t in prepared],
                 config.data.row_length,
                 config.data.feature_lengths,
+                converter=config.data.converter,
+                encoder_row_length=config.data.encoder_row_length,
             )
             self._examples = self._with_step(plan, Reader(prepared, e.split))
 
@@ -146,17 +153,46 @@ class Evaluator:
         if chat and self.tokenizer.chat_template is not None:
             if self._chat is None:
                 self._chat = self._chat_examples()
-            baseline = self._measure(self._chat, params, per_task, check)
-        return dataclasses.replace(self._measure(self._examples, params, per_task, check), chat=baseline)
+            baseline = self._measure(self._chat, "chat", params, per_task, check)
+        own_format = self.config.data.prompt_format
+        return dataclasses.replace(self._measure(self._examples, own_format, params, per_task, check), chat=baseline)
 
-    def _measure(self, examples: _Examples, params: dict, per_task: int, check: Check) -> Snapshot:
+    def worst(self, after: Snapshot, before: Snapshot | None = None) -> list[WorstExample]:
+        """The examples that `after` did worst on, `EvalConfig.worst_examples` a task, with their texts."""
+        if self._examples is None:
+            return []
+        number = {(group, task.name): k for k, (group, task) in enumerate(self.tasks)}
+        earlier = {(e.group, e.task, e.id): e.loss for e in (before.losses if before else ())}
+        found = []
+        for e in choose(after.losses, self.config.evaluation.worst_examples):
+            record = self._examples.reader.record(number[e.group, e.task], e.record)
+            found.append(
+                WorstExample(
+                    group=e.group,
+                    task=e.task,
+                    id=e.id,
+                    template=e.template,
+                    tokens=e.tokens,
+                    loss=e.loss,
+                    loss_before=earlier.get((e.group, e.task, e.id)),
+                    prompt=record.inputs_text,
+                    target=record.targets_text,
+                )
+            )
+        return found
+
+    def _measure(self, examples: _Examples, prompt_format: str, params: dict, per_task: int, check: Check) -> Snapshot:
         losses = self._losses(examples, params, check)
-        return Snapshot(losses=losses, completions=self._completions(examples, params, per_task, check))
+        completions = self._completions(examples, prompt_format, params, per_task, check)
+        return Snapshot(losses=losses, completions=completions)
 
-    def _plan(self, tasks: list[PlanTask], row_length: int, feature_lengths: Mapping[str, int]) -> SequentialPlan:
+    def _plan(
+        self, tasks: list[PlanTask], row_length: int, feature_lengths: Mapping[str, int], **converter: Any
+    ) -> SequentialPlan:
         e = self.config.evaluation
         return SequentialPlan(
             tasks,
+            **converter,
             row_length=row_length,
             feature_lengths=feature_lengths,
             examples_per_task=e.examples_per_task,
@@ -164,7 +200,10 @@ class Evaluator:
         )
 
     def _with_step(self, plan: SequentialPlan, reader: RecordReader) -> _Examples:
-        return _Examples(plan, reader, jax.jit(make_eval_step(self.model.spec, plan.S, self.model.compute)))
+        spec, compute = self.model.spec, self.model.compute
+        size, prefix_lm = self.config.evaluation.generate_batch, plan.converter == "prefix_lm"
+        generator = Generator(spec, {}, compute, batch_size=size, prefix_lm=prefix_lm)
+        return _Examples(plan, reader, jax.jit(make_eval_step(spec, plan.S, compute)), generator)
 
     def _losses(self, examples: _Examples, params: dict, check: Check) -> tuple[ExampleLoss, ...]:
         plan, size, found = examples.plan, self._rows, []
@@ -176,16 +215,24 @@ class Evaluator:
             for b, row in enumerate(rows):
                 for s, segment in enumerate(row.segments):
                     group, task = self.tasks[segment.task]
-                    name = examples.reader.record(segment.task, segment.record).id
+                    record = examples.reader.record(segment.task, segment.record)
                     found.append(
                         ExampleLoss(
-                            group=group, task=task.name, id=name, nll=float(nll[b, s]), tokens=float(tokens[b, s])
+                            group=group,
+                            task=task.name,
+                            id=record.id,
+                            nll=float(nll[b, s]),
+                            tokens=float(tokens[b, s]),
+                            template=record.template,
+                            record=segment.record,
                         )
                     )
         order = {(group, task.name): n for n, (group, task) in enumerate(self.tasks)}
         return tuple(sorted(found, key=lambda e: (order[e.group, e.task], e.id)))
 
-    def _completions(self, examples: _Examples, params: dict, per_task: int, check: Check) -> tuple[Completion, ...]:
+    def _completions(
+        self, examples: _Examples, prompt_format: str, params: dict, per_task: int, check: Check
+    ) -> tuple[Completion, ...]:
         if not per_task:
             return ()
         e = self.config.evaluation
@@ -194,8 +241,9 @@ class Evaluator:
         prompts = [
             prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)
         ]
-        self._generator.params = params
-        out = self._generator.generate(prompts, e.generate_tokens, self.tokenizer.eos_id, check=check)
+        examples.generator.params = params
+        stop = stop_id(self.tokenizer, prompt_format)
+        out = examples.generator.generate(prompts, e.generate_tokens, stop, check=check)
         return tuple(
             Completion(
                 group=self.tasks[s.task][0],
@@ -236,11 +284,20 @@ class Evaluator:
         return self._with_step(plan, MemoryReader(records))
 
     def _as_chat(self, record: Record) -> Record:
+        turns = record.extras.get(TURNS_FEATURE)
+        if turns is not None:
+            fields = {"inputs_text": record.inputs_text, "targets_text": record.targets_text}
+            # A template may refuse such turns (system text, say): they are one question then, as text.
+            with contextlib.suppress(BadRecord, UserError):
+                spans = render_spans(self.tokenizer, "chat", inputs=(), targets=(), turns=read_turns(turns), **fields)
+                return dataclasses.replace(record, spans=spans)
         prompt = render_prompt(self.tokenizer, record.inputs_text, "chat")
-        reply = next(span for span in record.spans if span.supervised)
-        return dataclasses.replace(
-            record, spans=(Span(role="user", supervised=False, ids=np.array(prompt, np.int32)), reply)
+        reply = [*[span for span in record.spans if span.supervised][-1].ids[:-1], stop_id(self.tokenizer, "chat")]
+        spans = (
+            Span(role="user", supervised=False, ids=np.array(prompt, np.int32)),
+            Span(role="assistant", supervised=True, ids=np.array(reply, np.int32)),
         )
+        return dataclasses.replace(record, spans=spans)
 
 
 def _segments(plan: SequentialPlan, task: int) -> list[Segment]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -15,7 +14,7 @@ from itune.evaluation.evaluate import Snapshot
 from itune.evaluation.report import write_report
 from itune.evaluation.results import Evaluation, pool, write_predictions
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
-from itune.terminal import say
+from itune.evaluation.worst import WorstExample, write_worst
 
 
 def finish_run(
@@ -24,13 +23,16 @@ def finish_run(
     folder: Path,
     before: Snapshot,
     after: Snapshot,
+    worst: Sequence[WorstExample],
     timings: Mapping[str, float],
     model_dir: Path,
     *,
     show_text: bool,
     console: Console,
 ) -> Path:
-    """Writes predictions.jsonl, evaluation.json and report.html; prints the summary; returns the report's path."""
+    """Writes predictions.jsonl, worst.jsonl, evaluation.json and report.html; prints the summary; returns the report's
+    path.
+    """
     states = {"before": before, "before_chat": before.chat, "after": after}
     scored = score(config, states, model_dir, console)
     evals = {name: state_eval(name, snapshot, scored) for name, snapshot in states.items() if snapshot is not None}
@@ -38,6 +40,7 @@ def finish_run(
     write_predictions(
         model_dir / "predictions.jsonl", predictions(states, scored), sensitive=sensitive, show_text=show_text
     )
+    write_worst(model_dir / "worst.jsonl", worst, sensitive=sensitive, show_text=show_text)
     evaluation = Evaluation(
         before=evals.get("before"),
         before_chat=evals.get("before_chat"),
@@ -50,22 +53,3 @@ def finish_run(
     evaluation.save(model_dir / "evaluation.json")
     print_summary(evaluation, console)
     return write_report(model_dir, show_text=show_text)
-
-
-def print_plan(record: Mapping[str, Any], console: Console) -> None:
-    """plan.json as a table: what each task contributes, and how full the rows are."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("task", overflow="fold")
-    for heading in ("asked", "got", "examples", "epochs", "tokens", "supervised", "cut", "dropped"):
-        table.add_column(heading, justify="right")
-    for name, t in record["summary"]["tasks"].items():
-        shares = [f"{100 * t[k]:.2f} %" for k in ("share_asked", "share_got")]
-        counts = [f"{t[k]:,}" for k in ("tokens", "supervised_tokens", "truncated", "dropped")]
-        table.add_row(name, *shares, f"{t['examples']:,}", f"{t['epochs']:.2f}", *counts)
-    console.print(table)
-    fill = record["summary"]["fill"]
-    shape = f"{record['steps']} steps of {record['batch_size']} rows, L={record['L']} T={record['T']} S={record['S']}"
-    full = ", ".join(f"{name} {share:.1%}" for name, share in fill.items())
-    say(console, f"{shape}; full: {full}")

@@ -72,9 +72,20 @@ def task_panels(run: RunFiles) -> tuple[list[dict[str, Any]], str]:
                 series.append(eval_series(group, curves[group][name]))
         svg = line_chart(series, label=f"Loss of {name} by step", x_range=x_range(run))
         if svg:
-            panels.append({"title": name, "caption": _panel_caption(name, raw, curves), "svg": Markup(svg)})
+            caption = _panel_caption(name, raw, curves) + _given(run, name)
+            panels.append({"title": name, "caption": caption, "svg": Markup(svg)})
     note = f"The first {MAX_PANELS} of {len(names)} tasks are drawn." if len(names) > MAX_PANELS else ""
     return panels, note
+
+
+def _given(run: RunFiles, task: str) -> str:
+    """What the task has given by the last line that saw it: " · 12,345 supervised tokens, 0.31 epochs"."""
+    for step in reversed(run.steps):
+        tokens = number((step.get("task_tokens_total") or {}).get(task))
+        epochs = number((step.get("task_epochs") or {}).get(task))
+        if tokens is not None and epochs is not None:
+            return f" \u00b7 {tokens:,.0f} supervised tokens, {epochs:.2f} epochs"
+    return ""
 
 
 def task_losses(steps: Sequence[Mapping[str, Any]], task: str) -> list[tuple[float, float, float]]:
@@ -167,7 +178,9 @@ def step_seconds(run: RunFiles) -> dict[str, float]:
     seconds = [y for _, y in curve(run.steps, "seconds")]
     if not seconds:
         return {}
-    parts = {"first step, with compilation": seconds[0]}
+    first = number(run.steps[0].get("steps")) or 1
+    name = "first step" if first == 1 else f"first {first:.0f} steps"
+    parts = {f"{name}, with compilation": seconds[0]}
     if len(seconds) > 1:
         parts["other steps"] = sum(seconds[1:])
     return parts
@@ -187,7 +200,8 @@ def _speed_sentence(run: RunFiles, medians: Mapping[str, float]) -> str:
     words = {"tokens_per_s": "tokens", "supervised_tokens_per_s": "supervised tokens"}
     rates = " and ".join(f"{value:,.0f} {words[key]}" for key, value in medians.items())
     tokens = sum(y for _, y in curve(run.steps, "tokens"))
-    seen = f" {tokens:,.0f} tokens were trained on in {len(run.steps):,} steps." if tokens else ""
+    steps = sum(number(line.get("steps")) or 1 for line in run.steps)
+    seen = f" {tokens:,.0f} tokens were trained on in {steps:,.0f} steps." if tokens else ""
     return f"The median step, the first left out, went through {rates} a second.{seen}"
 
 

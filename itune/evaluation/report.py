@@ -14,9 +14,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from itune.evaluation import panels
-from itune.evaluation.charts import bar, share_bar
+from itune.evaluation import panels, worst
+from itune.evaluation.charts import bar
 from itune.evaluation.findings import findings, format_p
+from itune.evaluation.mixture import fill_rows, integer, mixture_panel
 from itune.evaluation.results import (
     GROUPS,
     KNOWN_METRICS,
@@ -63,6 +64,7 @@ def write_report(model_dir: Path, *, show_text: bool = False) -> Path:
     page = template.render(css=Markup(css), **context(run, model_dir, show_text=show_text))
     path = model_dir / "report.html"
     private = any(t.sensitive for t in task_facts(run).values()) or any(p.sensitive for p in run.predictions)
+    private = private or any(r.get("sensitive") for r in run.worst)
     write_text(path, page, private=private)
     return path
 
@@ -88,8 +90,8 @@ def context(run: RunFiles, model_dir: Path, *, show_text: bool) -> dict[str, Any
         "overall": panels.overall_panel(run),
         "panels": task_panels,
         "panels_note": panels_note,
-        "mixture": mixture_rows(run, tasks),
-        "mixture_span": f"all {planned:,} planned steps" if (planned := planned_steps(run)) else "the whole plan",
+        "worst": worst.panel(run.worst, lambda task, said: is_hidden(tasks, task, said), show_text=show_text),
+        "mixture": mixture_panel(run, {name: task.cluster for name, task in tasks.items()}),
         "fill": fill_rows(run),
         "speed": panels.speed(run),
         "facts": run_facts(run, model_dir),
@@ -118,8 +120,13 @@ def task_facts(run: RunFiles) -> dict[str, TaskFacts]:
 
 
 def hidden(prediction: Prediction, tasks: Mapping[str, TaskFacts]) -> bool:
-    """Whether its text must not be shown: sensitive by any account, or by none said not to be."""
-    accounts = (prediction.sensitive, tasks.get(prediction.task, TaskFacts()).sensitive)
+    """Whether its text must not be shown."""
+    return is_hidden(tasks, prediction.task, prediction.sensitive)
+
+
+def is_hidden(tasks: Mapping[str, TaskFacts], task: str, said: bool | None) -> bool:
+    """Whether a task is sensitive by any account (`said` is the line's own), or by none said not to be."""
+    accounts = (said, tasks.get(task, TaskFacts()).sensitive)
     return any(accounts) or all(a is None for a in accounts)
 
 
@@ -284,43 +291,6 @@ def sample_view(p: Prediction, tasks: Mapping[str, TaskFacts], *, show_text: boo
     return view | {"prompt": _cut(p.prompt or ""), "prompt_size": f"{len(p.prompt or ''):,} characters"}
 
 
-def mixture_rows(run: RunFiles, tasks: Mapping[str, TaskFacts]) -> list[dict[str, Any]]:
-    """plan.json's summary of what each task was asked for and got."""
-    summary: Mapping[str, Mapping[str, Any]] = (run.plan.get("summary") or {}).get("tasks") or {}
-    shares = [number(row.get(k)) or 0.0 for row in summary.values() for k in ("share_got", "share_asked")]
-    rows = []
-    for name, row in summary.items():
-        asked, got = number(row.get("share_asked")), number(row.get("share_got")) or 0.0
-        epochs = number(row.get("epochs"))
-        counts = {k: _integer(row.get(k)) for k in ("examples", "examples_available", "tokens", "supervised_tokens")}
-        cells = ["\u2013" if asked is None else percent(asked), counts["examples"], counts["examples_available"]]
-        cells += ["\u2013" if epochs is None else f"{epochs:.2f}", counts["tokens"], counts["supervised_tokens"]]
-        cells += [_integer(row.get("truncated")), _integer(row.get("dropped"))]
-        rows.append(
-            {
-                "task": name,
-                "cluster": tasks.get(name, TaskFacts()).cluster,
-                "got": percent(got),
-                "bar": Markup(share_bar(got, asked, max(shares))),
-                "cells": cells,
-            }
-        )
-    return rows
-
-
-def fill_rows(run: RunFiles) -> list[dict[str, Any]]:
-    """How full the rows are of each budget."""
-    fill = (run.plan.get("summary") or {}).get("fill") or {}
-    words = {"tokens": ("Tokens", "L"), "supervised": ("Supervised tokens", "T"), "segments": ("Examples", "S")}
-    rows = []
-    for key, (label, bound) in words.items():
-        value = number(fill.get(key))
-        if value is not None:
-            room, drawn = _integer(run.plan.get(bound)), Markup(bar(value, 1.0, "after"))
-            rows.append({"label": label, "bound": room, "text": percent(value), "bar": drawn})
-    return rows
-
-
 def run_facts(run: RunFiles, model_dir: Path) -> list[tuple[str, str]]:
     """What was run, with what, on what: from the config, the plan, the manifest and evaluation.json's own facts."""
     config = run.config
@@ -341,7 +311,7 @@ def run_facts(run: RunFiles, model_dir: Path) -> list[tuple[str, str]]:
     add("Mixture", setting(config, "data", "mixture"))
     add("Prompt format", setting(config, "data", "prompt_format"))
     add("Steps \u00d7 rows a step", _times(setting(config, "train", "steps"), setting(config, "train", "batch_size")))
-    add("Row", " \u00b7 ".join(f"{k} = {_integer(run.plan[k])}" for k in ("L", "T", "S") if k in run.plan))
+    add("Row", " \u00b7 ".join(f"{k} = {integer(run.plan[k])}" for k in ("L", "T", "S") if k in run.plan))
     add("Seed", setting(config, "seed"))
     if config:
         digest = hashlib.sha256((model_dir / "config.json").read_bytes()).hexdigest()[:16]
@@ -365,17 +335,6 @@ def setting(config: Mapping[str, Any], *path: str) -> Any:
 def planned_steps(run: RunFiles) -> int | None:
     planned = number(run.plan.get("steps")) or number(setting(run.config, "train", "steps"))
     return int(planned) if planned else None
-
-
-def percent(share: float) -> str:
-    """ "12.5 %"; small shares keep two digits: "0.012 %" """
-    value = 100 * share
-    return f"{value:.1f} %" if value >= 1 or value == 0 else f"{value:.2g} %"
-
-
-def _integer(value: Any) -> str:
-    parsed = number(value)
-    return "\u2013" if parsed is None else f"{parsed:,.0f}"
 
 
 def _plain(value: Any) -> str:

@@ -26,13 +26,19 @@ KNOWN_METRICS = frozenset(METRICS)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleLoss:
-    """One example, teacher-forced. nll: summed over its target tokens, in nats; tokens: the sum of their weights."""
+    """One example, teacher-forced. nll: summed over its target tokens, in nats; tokens: the sum of their weights.
+
+    template: what rendered it.  record: its number among those that were measured, of the task's prepared split;
+    -1 where that is not known.
+    """
 
     group: str
     task: str
     id: str
     nll: float
     tokens: float
+    template: str = ""
+    record: int = -1
 
     @property
     def loss(self) -> float:
@@ -281,10 +287,12 @@ class RunFiles:
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
     plan: Mapping[str, Any]
-    steps: tuple[Mapping[str, Any], ...]  # training lines of metrics.jsonl, one a step, ascending
+    proportions: Mapping[str, Any]  # as the plan, of the steps that were made
+    steps: tuple[Mapping[str, Any], ...]  # training lines of metrics.jsonl, one an interval, ascending
     evals: tuple[Mapping[str, Any], ...]  # its evaluation lines
     evaluation: Evaluation
     predictions: tuple[Prediction, ...]
+    worst: tuple[Mapping[str, Any], ...]  # lines of worst.jsonl
     missing: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -294,10 +302,11 @@ def load_run(model_dir: Path) -> RunFiles:
     missing: list[str] = []
     problems: list[str] = []
 
-    def read(name: str, reader: Any, empty: Any) -> Any:
+    def read(name: str, reader: Any, empty: Any, *, promised: bool = True) -> Any:
         path = model_dir / name
         if not path.exists():
-            missing.append(name)
+            if promised:
+                missing.append(name)
             return empty
         try:
             return reader(path)
@@ -312,10 +321,12 @@ def load_run(model_dir: Path) -> RunFiles:
         config=read("config.json", _read_object, {}),
         manifest=read("manifest.json", _read_object, {}),
         plan=read("plan.json", _read_object, {}),
+        proportions=read("proportions.json", _read_object, {}, promised=False),
         steps=tuple(steps[step] for step in sorted(steps)),  # the last line of a step wins
         evals=tuple(evals[step] for step in sorted(evals)),
         evaluation=read("evaluation.json", Evaluation.load, Evaluation()),
         predictions=tuple(read("predictions.jsonl", read_predictions, [])),
+        worst=tuple(read("worst.jsonl", read_lines, [], promised=False)),
         missing=tuple(missing),
         problems=tuple(problems),
     )

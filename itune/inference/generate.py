@@ -23,18 +23,24 @@ from itune.parallel.mesh import BATCH_AXES
 BUCKET = 128  # prompts are padded to a multiple of this: few shapes, few compilations
 
 
-def prefill(model: Decoder, tokens_BP, length_B, room: int, compute: Compute):
-    """(hidden of each prompt's last token [B, D], cache with `room` more positions). Padding is on the right."""
+def prefill(model: Decoder, tokens_BP, length_B, room: int, compute: Compute, prefix_lm: bool = False):
+    """(hidden of each prompt's last token [B, D], cache with `room` more positions). Padding is on the right.
+
+    prefix_lm: the tokens of a prompt see each other in both directions, as such a model was trained.
+    """
     B, P = tokens_BP.shape
     positions_BP = jnp.broadcast_to(jnp.arange(P)[None], (B, P))
     segments_BP = (positions_BP < length_B[:, None]).astype(jnp.int32)
-    hidden_BPD, (k, v) = model.hidden(tokens_BP, segments_BP, positions_BP, compute, keep_cache=True)
+    bidirectional_BP = segments_BP > 0 if prefix_lm else None
+    hidden_BPD, (k, v) = model.hidden(
+        tokens_BP, segments_BP, positions_BP, compute, bidirectional_BL=bidirectional_BP, keep_cache=True
+    )
     # [N, B, P, G, K] -> [N, B, G, M, K]; what padding left behind is overwritten before it is ever seen.
     widen = lambda x: jnp.pad(x.transpose(0, 1, 3, 2, 4), ((0, 0), (0, 0), (0, 0), (0, room), (0, 0)))  # noqa: E731
     return hidden_BPD[jnp.arange(B), length_B - 1], (widen(k), widen(v))
 
 
-def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compute: Compute):
+def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compute: Compute, prefix_lm: bool = False):
     """New tokens [B, max_new] int32, EOS included, EOS ever after; and the gap between the two best logits at each.
 
     The prompt runs through the model once, every new token but the last once; nothing runs once all rows have ended.
@@ -55,7 +61,7 @@ def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compu
         token_B, gap_B, done_B = pick(hidden_BD, done_B)
         return step + 1, done_B, token_B, cache, out.at[:, step].set(token_B), gaps.at[:, step].set(gap_B)
 
-    hidden_BD, cache = prefill(model, tokens_BP, length_B, max_new - 1, compute)
+    hidden_BD, cache = prefill(model, tokens_BP, length_B, max_new - 1, compute, prefix_lm)
     # A prompt of length 0 is a filler row: done before it starts.
     token_B, gap_B, done_B = pick(hidden_BD, length_B <= 0)
     B = tokens_BP.shape[0]
@@ -68,9 +74,17 @@ class Generator:
     """Greedy completions for lists of token ids."""
 
     def __init__(
-        self, spec: ModelSpec, params: Params, compute: Compute, *, batch_size: int = 32, max_length: int | None = None
+        self,
+        spec: ModelSpec,
+        params: Params,
+        compute: Compute,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        prefix_lm: bool = False,
     ):
-        """batch_size: prompts decoded together.  max_length: of prompt and new tokens (default: the model's own)."""
+        """batch_size: prompts decoded together.  max_length: of prompt and new tokens (default: the model's own).
+        prefix_lm: see `prefill`."""
         self.spec, self.params, self.batch_size = spec, params, batch_size
         self.max_length = max_length or spec.config.max_positions
         # Over a mesh every device takes as many rows as the next.
@@ -78,7 +92,7 @@ class Generator:
 
         @functools.partial(jax.jit, static_argnames=("eos_id", "max_new"))
         def run(params, tokens_BP, length_B, eos_id, max_new):
-            return greedy(spec.merge(params), tokens_BP, length_B, eos_id, max_new, compute)
+            return greedy(spec.merge(params), tokens_BP, length_B, eos_id, max_new, compute, prefix_lm)
 
         self._run = run
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from itune.data.prompt import render_prompt
+from itune.data.prompt import render_prompt, stop_id
 from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError, nearest
 from itune.inference.generate import Generator
@@ -36,6 +36,7 @@ class Session:
     """A model on its devices, with what it takes to talk to it.
 
     name: what was loaded, for people.  params: every parameter by path.  prompt_format: "plain" or "chat".
+    prefix_lm: whether its prompts were bidirectional in training.
     """
 
     name: str
@@ -45,9 +46,15 @@ class Session:
     compute: Compute
     mesh: jax.sharding.Mesh
     prompt_format: str
+    prefix_lm: bool = False
 
     def generator(self, batch_size: int) -> Generator:
-        return Generator(self.spec, self.params, self.compute, batch_size=batch_size)
+        return Generator(self.spec, self.params, self.compute, batch_size=batch_size, prefix_lm=self.prefix_lm)
+
+    @property
+    def stop_id(self) -> int:
+        """The token at which a reply ends: EOS, or in the chat format what the model's template closes a turn with."""
+        return stop_id(self.tokenizer, self.prompt_format)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a single question, in the session's prompt format."""
@@ -110,6 +117,7 @@ def _load_run(run: Path, step: str | None, prompt_format: str | None) -> Session
     try:
         weights, tuning = WeightsConfig(**config["weights"]), _tuning(config["tuning"])
         own_format = config["data"]["prompt_format"]
+        converter = config["data"].get("converter", "causal")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run / 'config.json'}: not a config.json that this itune wrote ({error})") from None
     return build(
@@ -118,6 +126,7 @@ def _load_run(run: Path, step: str | None, prompt_format: str | None) -> Session
         tuning=tuning,
         checkpoint=checkpoint,
         prompt_format=prompt_format or own_format,
+        prefix_lm=converter == "prefix_lm",
         name=f"{run} at step {checkpoint.step}",
     )
 
@@ -181,6 +190,7 @@ def build(
     tuning: Tuning = None,
     checkpoint: Checkpoint | None = None,
     prompt_format: str,
+    prefix_lm: bool = False,
     name: str,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Session:
@@ -218,6 +228,7 @@ def build(
         compute=compute,
         mesh=mesh,
         prompt_format=prompt_format,
+        prefix_lm=prefix_lm,
     )
 
 

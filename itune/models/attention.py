@@ -1,14 +1,15 @@
 """Attention over packed rows: one dispatch, two backends, the same numbers.
 
 Legend: B rows, L tokens, H query heads, G key-value heads (H = G * R), K head width.
-A token attends to earlier tokens of its own segment, and to itself. Padding (segment 0) attends to nothing and
-yields 0.
+A token attends to earlier tokens of its own segment, and to itself; and to the tokens of its segment that are marked
+bidirectional (a prefix-LM's prompt), wherever they stand. Padding (segment 0) attends to nothing and yields 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +33,22 @@ def choose_backend(name: str, length: int) -> str:
     return name
 
 
-def attend(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *, backend: str = "auto", mesh: Mesh | None = None):
-    """Causal attention inside segments.
+def attend(
+    q_BLHK,
+    k_BLGK,
+    v_BLGK,
+    segment_ids_BL,
+    bidirectional_BL=None,
+    *,
+    backend: str = "auto",
+    mesh: Mesh | None = None,
+):
+    """Attention inside segments: causal, but for what is marked bidirectional.
 
     Args:
       q_BLHK, k_BLGK, v_BLGK: queries, keys and values, RoPE applied; H a multiple of G. Not yet scaled.
       segment_ids_BL: int32, 0 is padding; a segment's tokens are contiguous.
+      bidirectional_BL: bool, the tokens that all of their segment see: the beginning of a segment; None for none.
       backend: "reference" (any shape, any device), "blockwise" (skips blocks that packing masks), "auto".
       mesh: where rows lie on (data, fsdp) and heads on tensor; None for one device.
 
@@ -48,23 +59,28 @@ def attend(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *, backend: str = "auto", mes
     backends: dict[str, Callable] = {"reference": reference_attention, "blockwise": blockwise_attention}
     inner = backends[backend]
     if mesh is None or mesh.size == 1:
-        return inner(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
+        return inner(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL)
     rows, heads = P(("data", "fsdp"), None, "tensor", None), P(("data", "fsdp"), None)
     # Attention is independent per row and key-value head: a shard_map keeps the loops local, where automatic
     # partitioning would gather.
-    return jax.shard_map(inner, mesh=mesh, in_specs=(rows, rows, rows, heads), out_specs=rows, check_vma=False)(
-        q_BLHK, k_BLGK, v_BLGK, segment_ids_BL
+    masks = (segment_ids_BL,) if bidirectional_BL is None else (segment_ids_BL, bidirectional_BL)
+    specs = (rows, rows, rows, *(heads for _ in masks))
+    return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
+        q_BLHK, k_BLGK, v_BLGK, *masks
     )
 
 
-def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
+def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL=None):
     """The definition, with the whole [L, L] score matrix: what every other backend is tested against."""
     B, L, H, K = q_BLHK.shape
     G = k_BLGK.shape[2]
     q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
     scores = jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BLGK, preferred_element_type=jnp.float32) / math.sqrt(K)
     same_BLM = (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]) & (segment_ids_BL[:, :, None] > 0)
-    mask_BLM = same_BLM & jnp.tril(jnp.ones((L, L), bool))[None]
+    seen_BLM = jnp.tril(jnp.ones((L, L), bool))[None]
+    if bidirectional_BL is not None:
+        seen_BLM = seen_BLM | bidirectional_BL[:, None, :]
+    mask_BLM = same_BLM & seen_BLM
     scores = jnp.where(mask_BLM[:, None, None], scores, NEGATIVE)
     probs = jax.nn.softmax(scores, axis=-1) * (segment_ids_BL > 0)[:, None, None, :, None]
     out = jnp.einsum("bgrlm,bmgk->blgrk", probs.astype(v_BLGK.dtype), v_BLGK)
@@ -78,6 +94,15 @@ def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
 # so cost follows the sum of squares of example lengths.
 
 
+class _Rows(NamedTuple):
+    """What masks a row. segments, key_positions: [N, BLOCK].  first, end: [N], the key blocks of each query block."""
+
+    segments: jax.Array
+    key_positions: jax.Array
+    first: jax.Array
+    end: jax.Array
+
+
 def _first_key_block(segment_ids_BL):
     """[B, L/BLOCK] int32: the first key block each query block can see; one past itself if that is all padding."""
     B, L = segment_ids_BL.shape
@@ -87,6 +112,26 @@ def _first_key_block(segment_ids_BL):
     start_BL = jnp.where(segment_ids_BL > 0, start_BL, L * 2)
     first_BN = start_BL.reshape(B, L // BLOCK, BLOCK).min(axis=-1) // BLOCK
     return jnp.minimum(first_BN, jnp.arange(L // BLOCK)[None] + 1)
+
+
+def _key_positions(segment_ids_BL, bidirectional_BL):
+    """[B, L] int32: the first position in the row that may see each key; every position may see a bidirectional one."""
+    index_BL = jnp.broadcast_to(jnp.arange(segment_ids_BL.shape[1], dtype=jnp.int32), segment_ids_BL.shape)
+    return index_BL if bidirectional_BL is None else jnp.where(bidirectional_BL, 0, index_BL)
+
+
+def _end_key_block(segment_ids_BL, bidirectional_BL):
+    """[B, L/BLOCK] int32: one past the last key block that each query block can see."""
+    B, L = segment_ids_BL.shape
+    own_BN = jnp.broadcast_to(jnp.arange(1, L // BLOCK + 1, dtype=jnp.int32), (B, L // BLOCK))
+    if bidirectional_BL is None:
+        return own_BN
+    index_L = jnp.arange(L, dtype=jnp.int32)
+    after = jnp.pad(segment_ids_BL[:, 1:], ((0, 0), (0, 1))), jnp.pad(bidirectional_BL[:, 1:], ((0, 0), (0, 1)))
+    ends_BL = bidirectional_BL & ~(after[1] & (after[0] == segment_ids_BL))
+    end_BL = lax.cummin(jnp.where(ends_BL, index_L[None], L), axis=1, reverse=True)
+    end_BN = jnp.where(bidirectional_BL, end_BL, 0).reshape(B, L // BLOCK, BLOCK).max(axis=-1) // BLOCK + 1
+    return jnp.maximum(own_BN, end_BN)
 
 
 def _split(x_BLHK, groups: int):
@@ -105,12 +150,11 @@ def _join(x, batch: int, groups: int):
     return x.reshape(batch, N * BLOCK, groups * R, K)
 
 
-def _mask(segments_NC, i, j, repeats: int):
+def _mask(rows: _Rows, i, j, repeats: int):
     """[R * BLOCK, BLOCK] bool: query block i against key block j."""
-    q_C, k_C = segments_NC[i], segments_NC[j]
-    offset = jnp.arange(BLOCK)
+    q_C, k_C = rows.segments[i], rows.segments[j]
     mask = (q_C[:, None] == k_C[None, :]) & (q_C[:, None] > 0)
-    mask &= (i * BLOCK + offset)[:, None] >= (j * BLOCK + offset)[None, :]
+    mask &= (i * BLOCK + jnp.arange(BLOCK))[:, None] >= rows.key_positions[j][None, :]
     return jnp.tile(mask, (repeats, 1))
 
 
@@ -118,7 +162,7 @@ def _dot(a, b, contract):
     return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=jnp.float32)
 
 
-def _forward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N):
+def _forward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows):
     """One row and key-value head: output [N, R * BLOCK, K] and log-sum-exp [N, R * BLOCK].
 
     By online softmax (Milakov & Gimelshein 2018).
@@ -132,7 +176,7 @@ def _forward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N):
 
         def key_block(j, state):
             acc, top, total = state
-            mask = _mask(segments_NC, i, j, repeats)
+            mask = _mask(masks, i, j, repeats)
             scores = jnp.where(mask, _dot(q, k_NCK[j], ((1,), (1,))) * scale, NEGATIVE)
             new_top = jnp.maximum(top, scores.max(axis=1))
             p = jnp.where(mask, jnp.exp(scores - new_top[:, None]), 0.0)
@@ -141,7 +185,7 @@ def _forward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N):
             return acc, new_top, total * shrink + p.sum(axis=1)
 
         start = (jnp.zeros((rows, K), jnp.float32), jnp.full((rows,), NEGATIVE), jnp.zeros((rows,), jnp.float32))
-        acc, top, total = lax.fori_loop(first_N[i], i + 1, key_block, start)
+        acc, top, total = lax.fori_loop(masks.first[i], masks.end[i], key_block, start)
         safe = jnp.where(total > 0, total, 1.0)
         return out.at[i].set((acc / safe[:, None]).astype(out.dtype)), lse.at[i].set(top + jnp.log(safe))
 
@@ -149,7 +193,7 @@ def _forward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N):
     return lax.fori_loop(0, N, query_block, start)
 
 
-def _backward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N, out_NRK, lse_NR, dout_NRK):
+def _backward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows, out_NRK, lse_NR, dout_NRK):
     """Gradients of `_forward_one` with respect to q, k and v; scores are computed again, block by block."""
     N, rows, _ = q_NRK.shape
     repeats = rows // BLOCK
@@ -163,14 +207,14 @@ def _backward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N, out_NRK, lse
             dq, dk_all, dv_all = state
             k, v = k_NCK[j], v_NCK[j]
             scores = _dot(q, k, ((1,), (1,))) * scale
-            p = jnp.where(_mask(segments_NC, i, j, repeats), jnp.exp(scores - lse[:, None]), 0.0)
+            p = jnp.where(_mask(masks, i, j, repeats), jnp.exp(scores - lse[:, None]), 0.0)
             dv_all = dv_all.at[j].add(_dot(p.astype(dout.dtype), dout, ((0,), (0,))))
             ds = (p * (_dot(dout, v, ((1,), (1,))) - delta[:, None]) * scale).astype(q.dtype)
             dk_all = dk_all.at[j].add(_dot(ds, q, ((0,), (0,))))
             return dq + _dot(ds, k, ((1,), (0,))), dk_all, dv_all
 
         dq, dk_all, dv_all = lax.fori_loop(
-            first_N[i], i + 1, key_block, (jnp.zeros(q.shape, jnp.float32), dk_all, dv_all)
+            masks.first[i], masks.end[i], key_block, (jnp.zeros(q.shape, jnp.float32), dk_all, dv_all)
         )
         return dq_all.at[i].set(dq.astype(dq_all.dtype)), dk_all, dv_all
 
@@ -179,33 +223,39 @@ def _backward_one(scale, q_NRK, k_NCK, v_NCK, segments_NC, first_N, out_NRK, lse
 
 
 @jax.custom_vjp
-def blockwise_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
+def blockwise_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL=None):
     """Flash attention (Dao et al. 2022) by 2-D products, skipping the key blocks that packing masks."""
-    return _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)[0]
+    return _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL)[0]
 
 
-def _loop_inputs(segment_ids_BL, groups: int):
+def _loop_inputs(segment_ids_BL, bidirectional_BL, groups: int) -> _Rows:
     B, L = segment_ids_BL.shape
-    segments = jnp.repeat(segment_ids_BL.reshape(B, L // BLOCK, BLOCK), groups, axis=0)
-    return segments, jnp.repeat(_first_key_block(segment_ids_BL), groups, axis=0)
+    blocks = (B, L // BLOCK, BLOCK)
+    rows = _Rows(
+        segment_ids_BL.reshape(blocks),
+        _key_positions(segment_ids_BL, bidirectional_BL).reshape(blocks),
+        _first_key_block(segment_ids_BL),
+        _end_key_block(segment_ids_BL, bidirectional_BL),
+    )
+    return jax.tree.map(lambda a: jnp.repeat(a, groups, axis=0), rows)
 
 
-def _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL):
+def _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL=None):
     B, G, scale = q_BLHK.shape[0], k_BLGK.shape[2], 1.0 / math.sqrt(q_BLHK.shape[3])
     q, k, v = (_split(x, G) for x in (q_BLHK, k_BLGK, v_BLGK))
-    segments, first = _loop_inputs(segment_ids_BL, G)
-    out, lse = lax.map(lambda x: _forward_one(scale, *x), (q, k, v, segments, first))
-    return _join(out, B, G), (q, k, v, segment_ids_BL, out, lse)
+    rows = _loop_inputs(segment_ids_BL, bidirectional_BL, G)
+    out, lse = lax.map(lambda x: _forward_one(scale, *x), (q, k, v, rows))
+    return _join(out, B, G), (q, k, v, segment_ids_BL, bidirectional_BL, out, lse)
 
 
 def _blockwise_backward(residuals, dout_BLHK):
-    q, k, v, segment_ids_BL, out, lse = residuals
+    q, k, v, segment_ids_BL, bidirectional_BL, out, lse = residuals
     B = dout_BLHK.shape[0]
     G, scale = q.shape[0] // B, 1.0 / math.sqrt(q.shape[-1])
-    segments, first = _loop_inputs(segment_ids_BL, G)
-    inputs = (q, k, v, segments, first, out, lse, _split(dout_BLHK, G))
+    rows = _loop_inputs(segment_ids_BL, bidirectional_BL, G)
+    inputs = (q, k, v, rows, out, lse, _split(dout_BLHK, G))
     dq, dk, dv = lax.map(lambda x: _backward_one(scale, *x), inputs)
-    return _join(dq, B, G), _join(dk, B, G).astype(k.dtype), _join(dv, B, G).astype(v.dtype), None
+    return _join(dq, B, G), _join(dk, B, G).astype(k.dtype), _join(dv, B, G).astype(v.dtype), None, None
 
 
 blockwise_attention.defvjp(_blockwise_forward, _blockwise_backward)

@@ -95,14 +95,14 @@ class Block(nnx.Module):
         # With adapters dropout sits on their inputs, as in the LoRA paper; without, on the residual branches, as in T5.
         return y_BLD if self.adapted else dropout(y_BLD, site)
 
-    def __call__(self, x_BLD, segment_ids_BL, sin_cos, compute: Compute, dropout: Dropout):
+    def __call__(self, x_BLD, segment_ids_BL, bidirectional_BL, sin_cos, compute: Compute, dropout: Dropout):
         dtype = compute.dtype
         branch = dropout if self.adapted else NO_DROPOUT
         # What is cheap to make again (norms, rotations, activations, thin adapter products) is not kept for the
         # backward pass; what went through a wide product is: half the memory, and no wide product made twice.
         again = functools.partial(jax.checkpoint, prevent_cse=not compute.scan)
         q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), sin_cos, dtype, branch))(x_BLD)
-        y_BLHK = attend(q, k, v, segment_ids_BL, backend=compute.attention, mesh=compute.mesh)
+        y_BLHK = attend(q, k, v, segment_ids_BL, bidirectional_BL, backend=compute.attention, mesh=compute.mesh)
         x_BLD = x_BLD + self._residual_dropout(self.attention.output(y_BLHK, dtype, branch), dropout, 7)
         gate, up = again(lambda x: self.mlp.gate_and_up(self.mlp_norm(x), dtype, branch))(x_BLD)
         y_BLD = again(lambda gate, up: self.mlp.down(gate, up, dtype, branch))(gate, up)
@@ -170,15 +170,19 @@ class Decoder(nnx.Module):
         compute: Compute,
         dropout: Dropout = NO_DROPOUT,
         *,
+        bidirectional_BL=None,
         keep_cache: bool = False,
     ):
-        """Final hidden states [B, L, D]; with `keep_cache` also every layer's keys and values, two [N, B, L, G, K]."""
+        """Final hidden states [B, L, D]; with `keep_cache` also every layer's keys and values, two [N, B, L, G, K].
+
+        bidirectional_BL: a prefix-LM's prompts; None for a causal model.
+        """
         x_BLD = self.embed[...][tokens_BL].astype(compute.activations)
         sin_cos = self._rotation(positions_BL)
 
         def body(block, x, layer):
             keys = None if dropout.keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(dropout.keys_B, layer)
-            x, cache = block(x, segment_ids_BL, sin_cos, compute, Dropout(dropout.rate, keys))
+            x, cache = block(x, segment_ids_BL, bidirectional_BL, sin_cos, compute, Dropout(dropout.rate, keys))
             return x, cache if keep_cache else None
 
         x_BLD, cache = self._loop(body, x_BLD, jnp.arange(self.config.num_layers), compute.scan)

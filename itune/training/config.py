@@ -62,7 +62,7 @@ class TrainConfig:
       dropout_rate: on the inputs of adapters (LoRA) and on residual branches; keyed by step and row.
       on_nonfinite: "stop" ends the run with the step's example ids; "skip" logs them and goes on. The update is a
         no-op either way.
-      log_every: steps between lines of metrics.jsonl.
+      log_every: steps between lines of metrics.jsonl; a line sums the steps since the last one.
     """
 
     steps: int

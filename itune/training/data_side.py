@@ -8,6 +8,8 @@ from pathlib import Path
 
 from itune.cache import cache_dir
 from itune.config.run import RunConfig
+from itune.data import decontaminate
+from itune.data.contamination import Report
 from itune.data.feed import Reader
 from itune.data.launch import ensure_prepared
 from itune.data.lint import lint, stop_on_errors
@@ -30,6 +32,7 @@ class DataSide:
     manifest: Manifest
     plan: Plan
     reader: Reader
+    contamination: Report | None
 
     @property
     def task_names(self) -> list[str]:
@@ -53,20 +56,29 @@ def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
             f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions"
         )
     manifest = ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), echo=echo)
-    plan = Plan.from_manifest(manifest, config.data, seed=config.seed)
+    report, policy = None, config.data.contamination
+    if policy != "off":
+        report = decontaminate.find(manifest, cache_dir())
+        if policy == "stop":
+            decontaminate.stop(report)
+    excluded = decontaminate.excluded(report, manifest) if report is not None and policy == "drop" else None
+    plan = Plan.from_manifest(manifest, config.data, seed=config.seed, excluded=excluded)
     rows = config.train.steps * config.train.batch_size
     if plan.ensure_rows(rows) < rows:
         raise UserError(
             f"TrainConfig.steps={config.train.steps} x batch_size={config.train.batch_size} need {rows} rows; with "
             f"DataConfig.max_epochs={config.data.max_epochs} the mixture gives {plan.num_rows}"
         )
-    return DataSide(folder, model, tokenizer, manifest, plan, Reader(manifest.train, config.data.split))
+    return DataSide(folder, model, tokenizer, manifest, plan, Reader(manifest.train, config.data.split), report)
 
 
-def look_over(data: DataSide, echo: Callable[[str], None]) -> None:
-    """Tells what `lint` finds at a quick look. Raises UserError for an error among it."""
+def look_over(config: RunConfig, data: DataSide, echo: Callable[[str], None]) -> None:
+    """Tells what `lint` finds at a quick look, and what is contaminated. Raises UserError for an error among it."""
     findings = lint(data.manifest, data.plan, data.reader, data.tokenizer, quick=True)
     for finding in findings:
         if finding.level != "error":
             echo(f"itune: {finding}")
+    if data.contamination is not None:
+        for line in decontaminate.lines(data.contamination, config.data.contamination):
+            echo(f"itune: {line}")
     stop_on_errors(findings)

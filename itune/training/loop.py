@@ -17,8 +17,9 @@ from itune.batch import Batch
 from itune.config.run import RunConfig
 from itune.config.save import config_digest, to_gin
 from itune.data.feed import feed
+from itune.data.proportions_text import print_proportions
 from itune.evaluation.evaluate import Evaluator, Snapshot
-from itune.evaluation.finish import finish_run, print_plan
+from itune.evaluation.finish import finish_run
 from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
 from itune.training.data_side import DataSide, data_side, look_over
@@ -26,7 +27,14 @@ from itune.training.lock import lock
 from itune.training.metrics import MetricsWriter, cut_back, progress_bar
 from itune.training.optim import learning_rate
 from itune.training.reading import MetricsReader
-from itune.training.resume import check_same_run, checkpoint_meta, record_run, restore_newest, set_aside
+from itune.training.resume import (
+    check_same_run,
+    checkpoint_meta,
+    record_proportions,
+    record_run,
+    restore_newest,
+    set_aside,
+)
 from itune.training.setup import ModelSide, model_side, plan_record
 from itune.training.signals import Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
@@ -67,7 +75,7 @@ def _run(
         set_aside(model_dir, console)
     check_same_run(config, model_dir)
     data = data_side(config, lambda line: say(console, line))
-    look_over(data, lambda line: say(console, line, "yellow"))
+    look_over(config, data, lambda line: say(console, line, "yellow"))
     stop.check()
     record_run(config, model_dir, data, console)
     timings = {"weights and data": time.perf_counter() - start_of_run}
@@ -77,8 +85,9 @@ def _run(
     checkpoints = Checkpoints(model_dir, config.checkpoint)
     state = model.initial_state(config.seed)
     restored = restore_newest(checkpoints, state, data, console)
+    meta: dict = {}
     if restored is not None:
-        state = restored
+        state, meta = restored
     cut_back(model_dir / "metrics.jsonl", int(state.step) if restored is not None else -1)
     writer = MetricsWriter(
         model_dir,
@@ -94,19 +103,30 @@ def _run(
         size, norm = config.train.batch_size, config.train.loss_norm
         batches = feed(data.plan, data.reader, batch_size=size, start_row=int(state.step) * size, loss_norm=norm)
         steps = TrainingSteps(config, data, model, evaluator, checkpoints, writer, console, stop)
-        state, code = timed(timings, "training", lambda: steps.run(state, batches))
+        state, code = timed(timings, "training", lambda: steps.run(state, batches, meta.get("interval")))
     finally:
         checkpoints.close()
+    proportions = record_proportions(config, model_dir, data, int(state.step))
     if code:
         writer.close()
         return code
 
+    print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
     say(console, "Evaluating after training ...")
     after = timed(timings, "evaluation after", lambda: evaluator.snapshot(model.all_params(state), stop.check))
     writer.write({"step": int(state.step), "eval": after.loss_lines()})
     writer.close()
     report = finish_run(
-        config, data.manifest, data.folder, before, after, timings, model_dir, show_text=show_text, console=console
+        config,
+        data.manifest,
+        data.folder,
+        before,
+        after,
+        evaluator.worst(after, before),
+        timings,
+        model_dir,
+        show_text=show_text,
+        console=console,
     )
     say(console, f"Report: {report}")
     return 0
@@ -126,10 +146,10 @@ class TrainingSteps:
     stop: StopRequest
     _saved: int = -1
 
-    def run(self, state: TrainState, batches: Iterator[Batch]) -> tuple[TrainState, int]:
-        """(the last state, an exit code: 0 when every step was made)."""
+    def run(self, state: TrainState, batches: Iterator[Batch], interval: dict | None = None) -> tuple[TrainState, int]:
+        """(the last state, an exit code: 0 when every step was made). interval: the restored checkpoint's."""
         total, key = self.config.train.steps, jax.random.key(self.config.seed)
-        reader = MetricsReader(self.config, self.data, self.writer)
+        reader = MetricsReader(self.config, self.data, self.writer, first_step=int(state.step), interval=interval)
         with progress_bar(self.console) as bar:
             line = bar.add_task("training", total=total, completed=int(state.step), status="compiling ...")
             for step in range(int(state.step), total):
@@ -146,12 +166,14 @@ class TrainingSteps:
                 if problem and self.config.train.on_nonfinite == "stop":
                     say(self.console, f"itune: error: {problem}", "red")
                     return state, EXIT_NONFINITE
+                if problem:
+                    say(self.console, f"itune: warning: {problem}", "yellow")
                 if self.stop.exit_code is not None:
                     break
             bar.update(line, completed=int(state.step), status=reader.status)
         # A signal that came while the last step was being evaluated found nothing saved.
         if self.stop.exit_code is not None and self._saved != int(state.step) and not reader.flush():
-            self.save(state)
+            self.save(state, reader)
         self.checkpoints.finish()
         return state, (self.stop.exit_code or 0) if int(state.step) < total else 0
 
@@ -174,12 +196,14 @@ class TrainingSteps:
             loss = snapshot.pooled_loss("held_in")
             reader.restart_clock()
         if save:
-            self.save(state, loss=loss)
+            self.save(state, reader, loss=loss)
         return problem
 
-    def save(self, state: TrainState, *, loss: float | None = None) -> None:
+    def save(self, state: TrainState, reader: MetricsReader, *, loss: float | None = None) -> None:
+        """`reader` has been flushed: its sums are those of the steps that `state` has made."""
         self._saved = int(state.step)
-        self.checkpoints.save(state, checkpoint_meta(self.config, self.data, self._saved), loss=loss)
+        meta = checkpoint_meta(self.config, self.data, self._saved, reader.interval())
+        self.checkpoints.save(state, meta, loss=loss)
 
 
 def _every(interval: int, step: int) -> bool:
@@ -195,7 +219,7 @@ def dry_run(config: RunConfig, *, output_format: str = "text") -> int:
         print(json.dumps(resolved | {"plan": record}, indent=1))
     else:
         print(to_gin(config))
-        print_plan(record, Console())
+        print_proportions(record, Console(), rest="in the output of --format=json")
     return 0
 
 

@@ -6,11 +6,14 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from itune.config.run import RunConfig
 from itune.config.save import config_digest, save_run
+from itune.data import decontaminate
+from itune.data.proportions import as_csv
 from itune.errors import UserError
 from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
@@ -22,6 +25,8 @@ from itune.training.step import TrainState
 def record_run(config: RunConfig, model_dir: Path, data: DataSide, console: Console) -> None:
     save_run(config, model_dir)
     data.manifest.save(model_dir / "manifest.json")
+    if data.contamination is not None and data.contamination.hits:
+        decontaminate.write(data.contamination, model_dir, private=data.manifest.sensitive)
     record = plan_record(config, data)
     (model_dir / "plan.json").write_text(json.dumps(record, indent=1))
     fill = record["summary"]["fill"]
@@ -29,6 +34,14 @@ def record_run(config: RunConfig, model_dir: Path, data: DataSide, console: Cons
     shape = f"{train.steps} steps of {train.batch_size} rows of {plan.L} tokens, {fill['tokens']:.1%} full"
     limits = f"a row takes up to {plan.S} examples, {plan.T} supervised tokens"
     say(console, f"{config.data.mixture}: {len(data.manifest.train)} tasks, {shape} ({limits})")
+
+
+def record_proportions(config: RunConfig, model_dir: Path, data: DataSide, steps: int) -> dict[str, Any]:
+    """proportions.json and .csv: what each task gave in the `steps` that were made; returns the former."""
+    record = plan_record(config, data, steps) | {"planned_steps": config.train.steps}
+    (model_dir / "proportions.json").write_text(json.dumps(record, indent=1))
+    (model_dir / "proportions.csv").write_text(as_csv(record), encoding="utf-8")
+    return record
 
 
 def check_same_run(config: RunConfig, model_dir: Path) -> None:
@@ -68,12 +81,14 @@ def set_aside(model_dir: Path, console: Console) -> None:
     say(console, f"The run that was here is now in {target}")
 
 
-def checkpoint_meta(config: RunConfig, data: DataSide, step: int) -> dict:
+def checkpoint_meta(config: RunConfig, data: DataSide, step: int, interval: dict[str, Any]) -> dict:
+    """interval: the sums of a line of metrics.jsonl that is not yet written, `Interval.stored`."""
     window, row = data.plan.locate(step * config.train.batch_size)
     return {
         "step": step,
         "window": window,
         "row": row,
+        "interval": interval,
         "plan": data.plan.digest,
         "config": config_digest(config),
         "base": data.folder.name,
@@ -81,8 +96,10 @@ def checkpoint_meta(config: RunConfig, data: DataSide, step: int) -> dict:
     }
 
 
-def restore_newest(checkpoints: Checkpoints, state: TrainState, data: DataSide, console: Console) -> TrainState | None:
-    """The newest checkpoint that is whole, or None.
+def restore_newest(
+    checkpoints: Checkpoints, state: TrainState, data: DataSide, console: Console
+) -> tuple[TrainState, dict] | None:
+    """(state, meta) of the newest checkpoint that is whole, or None.
 
     A damaged one is named and moved aside, and the one before it taken: the run makes its steps again, bit for bit.
     Raises: UserError if the data behind the run has changed.
@@ -104,5 +121,5 @@ def restore_newest(checkpoints: Checkpoints, state: TrainState, data: DataSide, 
                 "give another --workdir, or --no-resume to start over"
             )
         say(console, f"Going on from step {step}")
-        return restored
+        return restored, meta
     return None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from itune.config.run import RunConfig
+from itune.data.proportions import proportions
 from itune.errors import UserError
 from itune.models.decoder import Compute
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
@@ -71,6 +72,11 @@ def _like_params(opt_state, side: ModelSide):
 
 def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     """Loads the weights onto the mesh and builds the jitted step (compiled at its first call)."""
+    if config.data.converter == "encoder_decoder":
+        raise UserError(
+            f"DataConfig.converter='encoder_decoder' needs an encoder-decoder; {config.weights.source} is a decoder "
+            f"({data.model.family}): 'causal' or 'prefix_lm'"
+        )
     try:
         mesh = make_mesh(config.mesh)
         check_shapes(
@@ -101,11 +107,12 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     return ModelSide(spec, mesh, compute, optimizer, frozen, base_train, step)
 
 
-def plan_record(config: RunConfig, data: DataSide) -> dict[str, Any]:
-    """plan.json: shapes, digest, fill, and what each task contributes over the whole run."""
-    summary = data.plan.summary(0, config.train.steps * config.train.batch_size)
-    for task in data.manifest.train:
-        available = task.splits[config.data.split].examples
-        summary["tasks"][task.name] |= {"cluster": task.cluster, "examples_available": available}
-    shapes = {"L": data.plan.L, "T": data.plan.T, "S": data.plan.S, "digest": data.plan.digest}
-    return shapes | {"steps": config.train.steps, "batch_size": config.train.batch_size, "summary": summary}
+def plan_record(config: RunConfig, data: DataSide, steps: int | None = None) -> dict[str, Any]:
+    """Shapes, digest, fill, and what each task gives: over the whole run (plan.json), or over its first `steps`."""
+    return proportions(
+        data.plan,
+        data.manifest,
+        config.data.split,
+        steps=config.train.steps if steps is None else steps,
+        batch_size=config.train.batch_size,
+    )

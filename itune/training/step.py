@@ -72,7 +72,14 @@ class StepSettings:
 def batch_loss(spec: ModelSpec, params: Params, batch: Batch, compute: Compute, dropout: Dropout = NO_DROPOUT):
     """(sum of loss_weights * nll, nll [B, T]). Only supervised positions go through the LM head."""
     model = spec.merge(params)
-    hidden_BLD = model.hidden(batch.tokens, batch.segment_ids, batch.positions, compute, dropout)
+    hidden_BLD = model.hidden(
+        batch.tokens,
+        batch.segment_ids,
+        batch.positions,
+        compute,
+        dropout,
+        bidirectional_BL=batch.bidirectional,
+    )
     hidden_BTD = jnp.take_along_axis(hidden_BLD, batch.loss_index[..., None], axis=1)
     train_head = ("embed" if spec.config.tied_embeddings else "head") in spec.trainable
     return _head(hidden_BTD, model.head_weights(), batch.loss_targets, batch.loss_weights, train_head, compute)

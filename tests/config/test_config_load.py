@@ -41,6 +41,19 @@ def test_every_recipe_loads_from_anywhere(recipe, tmp_path, monkeypatch):
     assert load_run([f"gin_configs/recipes/{recipe.name}"]) == here
 
 
+def test_rates_stages_and_limits_are_bound_as_written(tmp_path):
+    bindings = [
+        "DataConfig.rates={'clinic/*': 2, 'sums': 0.5}",
+        "DataConfig.curriculum=[(20_000, {'*': 0, 'sums': 1})]",
+        "DataConfig.task_epochs={'sums': 2}",
+        "DataConfig.rate_unit='supervised_tokens'",
+    ]
+    data = load_run(["recipes/quickstart.gin"], bindings).data
+    assert data.rates == {"clinic/*": 2.0, "sums": 0.5}
+    assert data.curriculum == ((20_000, {"*": 0.0, "sums": 1.0}),)
+    assert (data.task_epochs, data.rate_unit) == ({"sums": 2}, "supervised_tokens")
+
+
 def test_recipes_differ_where_they_say():
     full = load_run(["recipes/full_finetune.gin"])
     assert type(full.tuning) is FullConfig and full.data.mixture == "quickstart"

@@ -20,7 +20,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 UNUSUAL = RunConfig(
     model_dir='runs/it\'s "here" # not a comment\n\\ ü',
     seed=-7,
-    data=DataConfig(mixture="m", modules=("a.b", "c"), feature_lengths={"inputs": 10, "targets": 20}),
+    data=DataConfig(
+        mixture="m", modules=("a.b", "c"), feature_lengths={"inputs": 10, "targets": 20}, curriculum=((9, {"a": 1.0}),)
+    ),
     train=TrainConfig(steps=12345678901, loss_norm="example", dropout_rate=0.1),
     weights=WeightsConfig(source="%not_a_macro", scan_layers=False),
     tuning=FullConfig(patterns=(r"layers/.*\d+", "@x()")),

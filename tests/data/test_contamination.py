@@ -7,9 +7,7 @@ import pytest
 
 from itune.data import contamination
 from itune.data.contamination import COMMON, GRAM, SHORTEST, Index
-from itune.data.plan_tasks import PlanTask
 from itune.data.records import Record
-from itune.data.schedule import Plan
 from itune.data.splits import normalise
 from tests.data.test_lint import LEAKING
 
@@ -101,7 +99,5 @@ def test_a_prepared_mixture_is_looked_through(toy, monkeypatch):
     monkeypatch.setattr(contamination, "SHORTEST", 1)
     toy.write(LEAKING)
     manifest = toy.prepare(mixture="leaking", held_in=("leaking",))
-    tasks = [PlanTask.from_manifest(task, "train") for task in manifest.train]
-    plan = Plan(tasks, seed=0, row_length=64, feature_lengths={"inputs": 40, "targets": 8})
-    report = contamination.inspect(manifest, plan)
+    report = contamination.inspect(manifest)
     assert report.pairs.keys() == {("leaking", "leaking")} and report.hits

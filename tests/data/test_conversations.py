@@ -1,4 +1,4 @@
-"""Conversations as single examples: what a turn's inputs are, which turns and paths are taken, what is left out."""
+"""Conversations as rows: whole ones and single turns, which turns and paths are taken, what is left out."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import seqio
 
-from itune.data import normalise, oasst_task, openai_task, registry, sharegpt_task
-from itune.data.conversations import ASSISTANT, PATHS, SYSTEM, TURNS, USER, Turn, layout, oasst_conversations
+from itune.data import Template, normalise, oasst_task, openai_task, registry, sharegpt_task
+from itune.data.conversations import PATHS, TURNS, oasst_conversations
 from itune.data.fingerprint import Describer, digest
 from itune.data.readers import read_records
+from itune.data.turns import ASSISTANT, SYSTEM, USER, Turn, layout, read_turns
 from itune.errors import UserError
 
 
@@ -37,6 +38,11 @@ def rows(task: Callable[..., seqio.Task], path: Path, name: str = "mine", **opti
     """The rows of both sides, training's first."""
     source = task(name, path, licence="CC0-1.0", **({"validation_fraction": 0.0} | options)).source
     return [*source.checked_rows("train"), *source.checked_rows("validation")]
+
+
+def learnt(row: dict[str, str]) -> list[tuple[str, bool]]:
+    """(text, whether it is learnt) of a conversation's turns."""
+    return [(turn.text, turn.learnt) for turn in read_turns(row["turns_json"])]
 
 
 def sides(found: list[dict[str, str]]) -> list[tuple[str, str]]:
@@ -78,13 +84,47 @@ SECOND = ("Be brief.\n\nUser: 2+2?\n\nAssistant: 4\n\nUser: 3+3?\n\nAssistant:",
 @pytest.mark.parametrize(("task", "record"), [(openai_task, OPENAI), (sharegpt_task, SHAREGPT)])
 def test_golden(tmp_path: Path, task: Callable[..., seqio.Task], record: dict) -> None:
     path = jsonl(tmp_path / "x.jsonl", [record, record])
-    everything = rows(task, path, "all")
-    assert sides(everything) == [FIRST, SECOND]
-    assert [row["turn"] for row in everything] == ["1", "2"]
-    assert sides(rows(task, path, "last", turns="last")) == [SECOND]
-    (one,) = registry.get("last").get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+    each = rows(task, path, "each", turns="each")
+    assert sides(each) == [FIRST, SECOND]
+    assert [row["turn"] for row in each] == ["1", "2"] and "turns_json" not in each[0]
+    whole, last = rows(task, path, "whole"), rows(task, path, "last", turns="last")
+    assert sides(whole) == sides(last) == [SECOND] and whole[0]["turn"] == "2"
+    assert whole[0]["id"] == last[0]["id"] == each[1]["id"]
+    texts = ["Be brief.", "2+2?", "4", "3+3?", " 6"]
+    assert learnt(whole[0]) == list(zip(texts, [False, False, True, False, True], strict=True))
+    assert learnt(last[0]) == list(zip(texts, [False, False, False, False, True], strict=True))
+    (one,) = registry.get("whole").get_dataset(None, "train", shuffle=False).as_numpy_iterator()
     assert (one["inputs_pretokenized"].decode(), one["targets_pretokenized"].decode()) == SECOND
-    assert registry.info("last").truncate_side == "left" and registry.info("last").cluster == "conversation"
+    assert one["field/turns_json"].decode() == whole[0]["turns_json"]
+    policies = {name: registry.info(name).overlong for name in ("whole", "last", "each")}
+    assert policies == {"whole": "drop", "last": "drop", "each": "truncate_inputs"}
+    assert registry.info("each").truncate_side == "left" and registry.info("each").cluster == "conversation"
+
+
+def test_a_reply_that_conversations_share_is_learnt_once(tmp_path: Path) -> None:
+    said = [("user", "a?"), ("assistant", "A"), ("user", "b?"), ("assistant", "B")]
+    more = [*said[:3], ("assistant", "C")]
+    records = [
+        {"messages": [{"role": role, "content": text} for role, text in turns]}
+        for turns in (said, more, said[:2], said)
+    ]
+    first, second = rows(openai_task, jsonl(tmp_path / "x.jsonl", records))
+    assert [is_learnt for _, is_learnt in learnt(first)] == [False, True, False, True]
+    assert [is_learnt for _, is_learnt in learnt(second)] == [False, False, False, True]
+    (last, other) = rows(openai_task, jsonl(tmp_path / "y.jsonl", records[:2]), "last", turns="last")
+    assert [is_learnt for _, is_learnt in learnt(last)] == [is_learnt for _, is_learnt in learnt(other)]
+
+
+def test_conversations_are_not_cut_and_take_no_templates(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [OPENAI])
+    with pytest.raises(UserError, match="task 'a': whole conversations can't be cut, only overlong='drop'"):
+        openai_task("a", path, licence="x", overlong="truncate_inputs")
+    with pytest.raises(UserError, match="task 'b': templates are for turns='each'"):
+        openai_task("b", path, licence="x", turns="last", templates=[Template("x", "{inputs}?", "{targets}")])
+    for name, turns in (("c", "last"), ("d", "each")):
+        openai_task(name, path, licence="x", turns=turns, overlong="truncate_inputs")
+        assert registry.info(name).overlong == "truncate_inputs"
+    openai_task("e", path, licence="x", turns="each", templates=[Template("x", "{inputs}?", "{targets}")])
 
 
 def test_both_formats_give_the_same_ids_whatever_the_order(tmp_path: Path) -> None:
@@ -92,13 +132,15 @@ def test_both_formats_give_the_same_ids_whatever_the_order(tmp_path: Path) -> No
         {"messages": [{"role": "user", "content": f"n{i}?"}, {"role": "assistant", "content": str(i)}]}
         for i in range(9)
     ]
-    there = rows(openai_task, jsonl(tmp_path / "a.jsonl", [OPENAI, *others]), "there")
-    back = rows(openai_task, jsonl(tmp_path / "b.jsonl", [*others[::-1], OPENAI]), "back")
-    share = rows(sharegpt_task, jsonl(tmp_path / "c.jsonl", [SHAREGPT]), "share")
+    there = rows(openai_task, jsonl(tmp_path / "a.jsonl", [OPENAI, *others]), "there", turns="each")
+    back = rows(openai_task, jsonl(tmp_path / "b.jsonl", [*others[::-1], OPENAI]), "back", turns="each")
+    share = rows(sharegpt_task, jsonl(tmp_path / "c.jsonl", [SHAREGPT]), "share", turns="each")
     by_text = {(row["inputs"], row["targets"]): row["id"] for row in there}
     assert by_text == {(row["inputs"], row["targets"]): row["id"] for row in back}
     assert [row["id"] for row in share] == [row["id"] for row in there[:2]]
     assert len({row["id"] for row in there}) == 11
+    whole = rows(openai_task, jsonl(tmp_path / "d.jsonl", [*others, OPENAI]), "whole")
+    assert {row["id"] for row in whole} == {row["id"] for row in there[1:]}
 
 
 def test_a_conversation_is_on_one_side(tmp_path: Path) -> None:
@@ -165,10 +207,10 @@ def test_parquet_conversations_and_patterns(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.Table.from_pylist([OPENAI]), tmp_path / "b.parquet")
     jsonl(tmp_path / "a.jsonl", [OPENAI])
-    assert sides(rows(openai_task, tmp_path / "b.parquet", "one")) == [FIRST, SECOND]
+    assert sides(rows(openai_task, tmp_path / "b.parquet", "one", turns="each")) == [FIRST, SECOND]
     task = openai_task("two", tmp_path / "*", licence="CC0-1.0")
     assert [path.name for path in task.source.files] == ["a.jsonl", "b.parquet"]
-    assert task.source.num_input_examples("train") + task.source.num_input_examples("validation") == 2
+    assert task.source.num_input_examples("train") + task.source.num_input_examples("validation") == 1
 
 
 # Open Assistant
@@ -203,9 +245,11 @@ def flat(trees: list[dict]) -> list[dict]:
 @pytest.mark.parametrize(
     ("paths", "turns", "ids"),
     [
-        ("best", "all", ["a3", "a6"]),
+        ("best", "each", ["a3", "a6"]),
+        ("best", "all", ["a6"]),
         ("best", "last", ["a6"]),
-        ("all", "all", ["a1", "a4", "a2", "a3", "a5", "a6"]),
+        ("all", "each", ["a1", "a4", "a2", "a3", "a5", "a6"]),
+        ("all", "all", ["a4", "a2", "a5", "a6"]),
         ("all", "last", ["a4", "a2", "a5", "a6", "a3"]),  # a3: the path that ends in u4, which nobody answered
     ],
 )
@@ -228,19 +272,24 @@ def test_paths_and_turns(
         "a6": "User: U1\n\nAssistant: A3\n\nUser: U3\n\nAssistant:",
     }
     assert texts == {name: expected[name] for name in ids}
+    if turns == "all" and paths == "all":
+        replies = [[text for text, is_learnt in learnt(row) if is_learnt] for row in found]
+        assert replies == [["A1", "A4"], ["A2"], ["A3", "A5"], ["A6"]]
 
 
 def test_messages_come_in_any_order_and_without_parents(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     records = flat(TREES)
-    expected = {row["id"] for row in rows(oasst_task, jsonl(tmp_path / "x.jsonl", records), "x", paths="all")}
+    expected = {
+        row["id"] for row in rows(oasst_task, jsonl(tmp_path / "x.jsonl", records), "x", paths="all", turns="each")
+    }
     random.Random(0).shuffle(records)
-    shuffled = rows(oasst_task, jsonl(tmp_path / "y.jsonl", records), "y", paths="all")
+    shuffled = rows(oasst_task, jsonl(tmp_path / "y.jsonl", records), "y", paths="all", turns="each")
     assert {row["id"] for row in shuffled} == expected
     # Without a3 the four below it hang from nothing, and so do two messages that reply to each other.
     lacking = [record for record in records if record["message_id"] != "a3"]
     circle = [message("u8") | {"parent_id": "a9"}, message("a9") | {"parent_id": "u8"}]
     with caplog.at_level(logging.WARNING):
-        rest = rows(oasst_task, jsonl(tmp_path / "z.jsonl", lacking + circle), "z", paths="all")
+        rest = rows(oasst_task, jsonl(tmp_path / "z.jsonl", lacking + circle), "z", paths="all", turns="each")
     assert {row["id"] for row in rest} == {"a1", "a2", "a4"}
     assert "6 messages whose parents are not in the file" in caplog.text
 
@@ -262,7 +311,7 @@ def test_a_deleted_prompt_takes_its_tree(tmp_path: Path) -> None:
 
 
 def test_real_trees(data_dir: Path) -> None:
-    """Each of the 687 assistant messages is an example of "all"; nothing in this file is deleted."""
+    """Each of the 687 assistant messages is an example of "each"; nothing in this file is deleted."""
     path = data_dir / "general" / "oasst_en_100_tree.jsonl"
     counted = {}
     for paths in PATHS:
@@ -270,8 +319,19 @@ def test_real_trees(data_dir: Path) -> None:
             found = rows(oasst_task, path, f"oasst/{paths}/{turns}", paths=paths, turns=turns)
             counted[paths, turns] = len(found)
             assert len({row["id"] for row in found}) == len(found)
-    assert counted == {("best", "all"): 142, ("best", "last"): 100, ("all", "all"): 687, ("all", "last"): 564}
-    (first,) = [r for r in rows(oasst_task, path, "first") if r["inputs"].startswith("How can I find the best 401k")]
+    assert counted == {
+        ("best", "all"): 100,
+        ("best", "last"): 100,
+        ("best", "each"): 142,
+        ("all", "all"): 555,
+        ("all", "last"): 564,
+        ("all", "each"): 687,
+    }
+    (first,) = [
+        r
+        for r in rows(oasst_task, path, "first", turns="each")
+        if r["inputs"].startswith("How can I find the best 401k")
+    ]
     assert first["id"] == "fa783ef0-4f4e-457d-b429-afd89edf8757"
     assert first["targets"].startswith("The first step is to research your options.")
 

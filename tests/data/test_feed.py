@@ -10,8 +10,9 @@ import pytest
 
 from itune.batch import FIELDS
 from itune.data import feed as feed_module
+from itune.data.converters import assemble
 from itune.data.evalplan import SequentialPlan
-from itune.data.feed import Reader, assemble, example_tokens, feed, prompt_ids
+from itune.data.feed import Reader, example_tokens, feed, prompt_ids
 from itune.data.manifest import PreparedSplit, PreparedTask
 from itune.data.records import Record, Span, SplitWriter
 from itune.data.schedule import Plan, PlannedRow, PlanTask, Segment
@@ -87,8 +88,8 @@ class OneTask:
 
     T, S, L = 4, 4, 8
 
-    def __init__(self, records, truncate_side="right"):
-        self.records = records
+    def __init__(self, records, truncate_side="right", converter="causal", Le=0):
+        self.records, self.converter, self.Le = records, converter, Le
         self.tasks = [type("Task", (), {"truncate_side": truncate_side})] * 4
 
     def record(self, task, record):

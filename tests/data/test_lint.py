@@ -65,6 +65,22 @@ def test_what_is_wrong_with_records_is_named_with_their_ids(tokenizer):
         assert findings[check].level == ("error" if check == "eos" else "warning")
 
 
+def test_an_exemplar_that_is_the_query_is_found(tokenizer):
+    def few_shot(name, exemplar):
+        query = {"question": "How many legs does a spider have?", "answer": "eight"}
+        shown = "".join(f"Q: {q}\nA: {a}\n\n" for q, a in exemplar)
+        return record(tokenizer, name, f"{shown}Q: {query['question']}\nA:", query["answer"], extras=query)
+
+    other = ("How many legs does an ant have?", "six")
+    assert not found(tokenizer, few_shot("sound", [other]), few_shot("alone", []))
+    findings = found(
+        tokenizer, few_shot("sound", [other]), few_shot("x", [("How many legs does a spider have?", "eight")])
+    )
+    assert set(findings) == {"exemplar"} and findings["exemplar"].ids == ("x",)
+    same_question = few_shot("y", [("How many legs does a spider have?", "six")])
+    assert not found(tokenizer, same_question), "asked twice, but not answered"
+
+
 def test_a_vocabulary_that_loses_text_is_found(tokenizer, monkeypatch):
     examples = [record(tokenizer, f"r{i}", f"What is {{{i}}}?", str(i)) for i in range(4)]
     brace = tokenizer.encode("{")[0]

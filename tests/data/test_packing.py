@@ -131,7 +131,7 @@ def test_ladders():
     assert segments_ladder(20) == [1, 2, 3, 4, 6, 8, 12, 16, 24]
 
 
-def test_chosen_budgets_cost_under_one_percent_and_the_next_smaller_costs_more():
+def test_chosen_budgets_cost_little_and_the_next_smaller_costs_more():
     windows = [log_normal(seed, 1024, 1024, 150) for seed in range(3)]
 
     def rows(supervised, segments):
@@ -141,8 +141,9 @@ def test_chosen_budgets_cost_under_one_percent_and_the_next_smaller_costs_more()
     supervised, segments = choose_budgets(windows, row_length=1024, supervised=0, segments=0, min_supervised=150)
     assert free / rows(supervised, segments) > 0.99
     assert free / rows(supervised - 16, 1024) <= 0.99
-    ladder = segments_ladder(1024)
-    assert free / rows(supervised, ladder[ladder.index(segments) - 1]) <= 0.99
+    ladder, unbounded = segments_ladder(1024), rows(supervised, 1024)
+    assert unbounded / rows(supervised, segments) >= 0.999
+    assert unbounded / rows(supervised, ladder[ladder.index(segments) - 1]) < 0.999
 
 
 def test_given_budgets_are_kept_and_no_example_is_cut_for_a_chosen_one():

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from itune.data import preview_text
-from itune.data.feed import Reader, assemble
+from itune.data.converters import assemble
+from itune.data.feed import Reader
 from itune.data.plan_tasks import PlanTask
 from itune.data.preview import Preview, as_json
 from itune.data.schedule import Plan

@@ -299,3 +299,21 @@ def test_a_model_that_is_not_there(command, model):
     code, _, err = command(f"--model={model}s", "--prompt=a")
     assert code == 2 and err.count("\n") == 1
     assert "no such run directory" in err and f"Did you mean '{model}'?" in err
+
+
+def test_a_prefix_lms_prompt_is_read_in_both_directions():
+    """Greedy tokens are those of whole forward passes with the prompt marked, and not those of a causal model."""
+    spec, values, prompt = tiny.spec(), params(), prompts()[3]
+    causal, prefix = (
+        Generator(spec, values, Compute(), batch_size=1, prefix_lm=on).generate([prompt], NEW, NO_EOS)[0]
+        for on in (False, True)
+    )
+    model, expected = spec.merge(values), []
+    for _ in range(NEW):
+        tokens = jnp.asarray([[*prompt, *expected]])
+        positions = jnp.arange(tokens.shape[1])[None]
+        hidden = model.hidden(
+            tokens, jnp.ones_like(tokens), positions, Compute(), bidirectional_BL=positions < len(prompt)
+        )
+        expected.append(int(model.head_logits(hidden[0, -1:], Compute()).argmax()))
+    assert prefix == expected != causal

@@ -34,14 +34,26 @@ LAYOUTS = {
 }
 
 
+def prompts(seg, share=0.6):
+    """The first tokens of each segment, as a prefix-LM's prompts; none of every third segment."""
+    out = np.zeros(seg.shape, bool)
+    for b, row in enumerate(np.asarray(seg)):
+        for s in set(row.tolist()) - {0}:
+            at = np.flatnonzero(row == s)
+            out[b, at[: int(share * len(at)) if s % 3 else 0]] = True
+    return jnp.asarray(out)
+
+
+@pytest.mark.parametrize("prefix", [False, True], ids=["causal", "prefix"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_blockwise_equals_reference_in_value_and_gradient(layout):
+def test_blockwise_equals_reference_in_value_and_gradient(layout, prefix):
     seg = LAYOUTS[layout]
+    bidirectional = prompts(seg) if prefix else None
     weight = jnp.cos(jnp.arange(B * L * H * K, dtype=jnp.float32)).reshape(B, L, H, K)
 
     def run(backend):
         def loss(q, k, v):
-            out = attend(q, k, v, seg, backend=backend)
+            out = attend(q, k, v, seg, bidirectional, backend=backend)
             return (out * weight).sum(), out
 
         (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs())
@@ -61,6 +73,26 @@ def test_a_segment_sees_itself_alone(backend):
         np.testing.assert_allclose(packed[:1, start : start + n], alone, atol=2e-6)
 
 
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+def test_a_prompt_sees_all_of_itself_and_nothing_of_its_answer(backend):
+    q, k, v = inputs()
+    seg = segments((300, 212), (512,))
+    bidirectional = jnp.arange(L)[None] < jnp.array([[150], [400]])
+
+    def changed(at, marks):
+        """Which positions of row 0 notice that token `at` of it is another one."""
+        here = jnp.zeros((B, L, 1, 1)).at[0, at].set(3.0)
+        one, other = (attend(q, k + d, v + d, seg, marks, backend=backend)[0] for d in (0.0, here))
+        return set(np.flatnonzero(np.abs(np.asarray(one - other)).max(axis=(1, 2)) > 1e-6).tolist())
+
+    assert changed(140, bidirectional) == set(range(300)), "the whole prompt, and the answer"
+    assert changed(200, bidirectional) == set(range(200, 300)), "an answer is causal"
+    assert changed(140, None) == set(range(140, 300))
+    alone = attend(*(x[:1, :150] for x in (q, k, v)), jnp.ones((1, 150), jnp.int32), jnp.ones((1, 150), bool))
+    packed = attend(q, k, v, seg, bidirectional, backend=backend)
+    np.testing.assert_allclose(packed[:1, :150], alone, atol=2e-6)
+
+
 def test_padding_yields_zero_not_nan():
     q, k, v = inputs()
     out = attend(q, k, v, LAYOUTS["empty row"], backend="blockwise")
@@ -70,6 +102,9 @@ def test_padding_yields_zero_not_nan():
 def test_first_key_block_skips_what_packing_masks():
     first = attention._first_key_block(LAYOUTS["on block edges"])
     assert first.tolist() == [[0, 0, 2, 2, 2, 2, 6, 6], [0, 0, 1, 1, 4, 4, 4, 4]]
+    marks = jnp.arange(L)[None] < jnp.array([[0], [100]])
+    end = attention._end_key_block(segments((512,), (512,)), marks)
+    assert end.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8], [2, 2, 3, 4, 5, 6, 7, 8]]
 
 
 def test_blockwise_refuses_a_length_it_cannot_take():

@@ -27,7 +27,7 @@ from transformers.utils import logging  # noqa: E402
 from itune.cache import cache_dir  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import RELEASES, fetch_gguf  # noqa: E402
-from tests.parity import corpus, tiny  # noqa: E402
+from tests.parity import chats, corpus, make_chat, tiny  # noqa: E402
 from tests.parity.prompts import GREEDY_PROMPTS, LOGIT_PROMPTS, TOKEN_LINES  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -168,7 +168,7 @@ def main() -> None:
     torch.manual_seed(0)
     logging.disable_progress_bar()
 
-    resolve(MODEL)  # fetches on a fresh machine; the references below read the GGUF file itself
+    folder = resolve(MODEL)  # fetches on a fresh machine; most references below read the GGUF file itself
     gguf = fetch_gguf(RELEASES[MODEL], cache_dir() / "downloads", print)
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -187,6 +187,7 @@ def main() -> None:
         np.savez(flags.out / "tokens.npz", **token_ids(tokenizer, corpus.texts(root)))
     else:
         (flags.out / "tokens.npz").unlink(missing_ok=True)
+    make_chat.write(flags.out / "chat.json", make_chat.references(folder, chats.conversations()))
     backend = declared(tokenizer)
     lines = [{"text": t, "ids": backend.encode(t, add_special_tokens=False).ids} for t in TOKEN_LINES]
     write_json(flags.out / "token_lines.json", lines)
@@ -195,6 +196,7 @@ def main() -> None:
         np.savez_compressed(GOLDEN / "tiny_llama.npz", **small)
         write_json(GOLDEN / "smollm2_greedy.json", generations)
         write_json(GOLDEN / "smollm2_tokens.json", lines)
+        make_chat.write(GOLDEN / "chat.json", make_chat.references(folder, chats.CONVERSATIONS))
     print(f"References are in {flags.out}.")
 
 

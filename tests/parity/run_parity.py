@@ -28,7 +28,7 @@ from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.generate import Generator  # noqa: E402
 from itune.models.decoder import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
-from tests.parity import corpus, ours, tiny  # noqa: E402
+from tests.parity import chats, corpus, our_chats, ours, tiny  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
 MIN_LINES = 10_000
@@ -115,6 +115,16 @@ def token_lines(folder: Path, refs: Path) -> str:
     return f"{len(rows)} hard lines of our own equal"
 
 
+def chat(folder: Path, refs: Path) -> str:
+    """Ids and assistant masks, from templates with generation blocks and from the same without."""
+    conversations = chats.conversations()
+    counts, faults = our_chats.differences(folder, conversations, json.loads((refs / "chat.json").read_text()))
+    require(not faults, f"{len(faults)} of {counts.total()} differ: {faults[:3]}")
+    require(counts["equal"] == counts.total(), f"not compared: {counts}")
+    styles = ", ".join(chats.STYLES)
+    return f"{len(conversations)} conversations in the styles of {styles}: ids and assistant masks equal"
+
+
 def tiny_model(_: Path, refs: Path) -> str:
     theirs = dict(np.load(refs / "tiny.npz"))
     require(
@@ -150,6 +160,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "greedy": greedy,
     "token ids": token_ids,
     "token lines": token_lines,
+    "chat": chat,
     "tiny llama": tiny_model,
     "goldens": goldens,
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.parity import ours, tiny
+from tests.parity import chats, our_chats, ours, tiny
 
 GOLDEN = ROOT / "tests" / "golden"
 CHANGED = "Refactor? A bug. Intended? make_golden.py --golden, and say so in CHANGELOG."
@@ -68,6 +68,14 @@ def test_greedy_generation_is_transformers(smollm2_model, smollm2):
     assert len(rows) == 20
     assert not [fault for fault in faults if fault[1]], CHANGED
     assert [tokenizer.encode(row["text"]) for row in rows] == [row["prompt"] for row in rows]
+
+
+def test_chat_spans_are_transformers_ids_and_assistant_masks(smollm2):
+    """In every style of template, with generation blocks and without."""
+    golden = json.loads((GOLDEN / "chat.json").read_text("utf-8"))
+    counts, faults = our_chats.differences(smollm2, chats.CONVERSATIONS, golden)
+    assert not faults, CHANGED
+    assert counts == {"equal": 2 * len(chats.STYLES) * len(chats.CONVERSATIONS)}
 
 
 def test_a_tie_excuses_what_follows_and_nothing_else():

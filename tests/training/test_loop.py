@@ -30,9 +30,17 @@ def final_params(world: World, workdir: str) -> dict[str, np.ndarray]:
     return {path: np.asarray(a) for path, a in checkpoints.restore_params(checkpoints.steps()[-1]).items()}
 
 
-def assert_same_run(world: World, workdir: str) -> None:
-    assert world.losses(workdir) == world.losses("undisturbed")
-    ours, theirs = final_params(world, workdir), final_params(world, "undisturbed")
+def timeless(world: World, workdir: str) -> list[dict]:
+    """The training lines of metrics.jsonl without what the clock says: losses, tokens and epochs by task."""
+    clock = ("seconds", "tokens_per_s", "supervised_tokens_per_s")
+    return [{k: v for k, v in m.items() if k not in clock} for m in world.metrics(workdir) if "loss" in m]
+
+
+def assert_same_run(world: World, workdir: str, other: str = "undisturbed") -> None:
+    assert timeless(world, workdir) == timeless(world, other)
+    for name in ("proportions.json", "proportions.csv"):
+        assert (world.folder / workdir / name).read_text() == (world.folder / other / name).read_text()
+    ours, theirs = final_params(world, workdir), final_params(world, other)
     assert ours.keys() == theirs.keys()
     for path in ours:
         np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
@@ -89,6 +97,39 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(world):
     assert_same_run(world, "damaged")
 
 
+def test_a_stop_between_two_lines_of_metrics_changes_neither(world):
+    each_third = (*QUICK, "--gin.TrainConfig.log_every=3")
+    assert world.train("thirds", *each_third).returncode == 0
+    process = world.start_train("thirds-stopped", *each_third, "--gin.EvalConfig.every=1")
+    deadline = time.monotonic() + 300
+    while not any("eval" in m and m["step"] == 4 for m in world.metrics("thirds-stopped")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
+    assert process.returncode == 75
+    # Stored already, for the steps that were made.
+    partial = json.loads((world.folder / "thirds-stopped" / "proportions.json").read_text())
+    assert 4 <= partial["steps"] < 8 == partial["planned_steps"]
+    assert world.train("thirds-stopped", *each_third).returncode == 0
+    assert [m["step"] for m in world.metrics("thirds-stopped") if "loss" in m] == [3, 6, 8]
+    assert_same_run(world, "thirds-stopped", "thirds")
+
+
+def test_what_a_run_says_of_its_tasks_is_what_the_plan_says(world):
+    """Three ways to count: the device's sums, the tally of rows, the plan's own."""
+    folder = world.folder / "undisturbed"
+    plan, got = (json.loads((folder / name).read_text()) for name in ("plan.json", "proportions.json"))
+    assert got.pop("planned_steps") == 8 and got == plan
+    lines = [m for m in world.metrics("undisturbed") if "loss" in m]
+    for name, task in got["summary"]["tasks"].items():
+        assert sum(m["task_tokens"].get(name, 0) for m in lines) == task["supervised_tokens"]
+        last = [m for m in lines if name in m["task_tokens"]][-1]
+        assert last["task_tokens_total"][name] == task["supervised_tokens"]
+    assert lines[-1]["supervised_tokens_total"] == got["summary"]["totals"]["supervised_tokens"]
+    assert any(m["task_epochs"] for m in lines)
+
+
 def test_a_second_trainer_is_refused_and_told_who_holds_the_directory(world):
     process = world.start_train("locked", *QUICK, "--gin.EvalConfig.every=1", "--gin.TRAIN_STEPS=2000")
     try:
@@ -122,6 +163,17 @@ def test_a_non_finite_loss_stops_the_run_with_the_examples(world):
     assert "is not finite" in stopped.stderr and "toy/" in stopped.stderr, line
     last = world.metrics("exploded")[-1]
     assert last["finite"] is False and last["loss"] is None
+    assert last["nonfinite_examples"] and all(name.startswith("toy/") for name in last["nonfinite_examples"])
+
+
+def test_a_run_that_skips_such_steps_names_their_examples_and_goes_on(world):
+    skips = ("--gin.LearningRateConfig.peak=1e30", "--gin.AdamWConfig.clip_norm=0.0", "--gin.TRAIN_STEPS=3")
+    done = world.train("skips", *QUICK, *skips, '--gin.TrainConfig.on_nonfinite="skip"')
+    assert done.returncode == 0, done.stderr
+    wrong = [m for m in world.metrics("skips") if m.get("nonfinite_examples")]
+    told = [line for line in done.stderr.splitlines() if line.startswith("itune: warning: step ")]
+    assert wrong and [line.split(":")[2].strip() for line in told] == [f"step {m['step']}" for m in wrong]
+    assert all(m["nonfinite_examples"][0] in line for m, line in zip(wrong, told, strict=True))
 
 
 def test_the_run_directory_holds_what_is_promised(world):
@@ -133,6 +185,9 @@ def test_the_run_directory_holds_what_is_promised(world):
         "plan.json",
         "metrics.jsonl",
         "predictions.jsonl",
+        "proportions.json",
+        "proportions.csv",
+        "worst.jsonl",
         "evaluation.json",
         "report.html",
     ):
@@ -145,6 +200,47 @@ def test_the_run_directory_holds_what_is_promised(world):
     # An adapter's checkpoint never holds the base.
     size = sum(p.stat().st_size for p in (folder / "checkpoints" / "8").rglob("*") if p.is_file())
     assert size < (world.model / "model.safetensors").stat().st_size * 6
+
+
+def test_worst_examples_are_those_of_the_evaluation(world):
+    """All six of each task asked for again: their losses, by tokens, are the task's own loss."""
+    lines = [json.loads(x) for x in (world.folder / "undisturbed" / "worst.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 * 5 and all(x["prompt"] and x["target"] and x["template"] for x in lines)
+    for line in (x for x in lines if x["task"] == "toy/add"):
+        n = int(line["id"].removeprefix("validation-"))
+        a, b = n % 7, n % 5  # as the task makes its rows
+        assert line["prompt"] == {"plus": f"{a} plus {b} is", "sum": f"sum {a} {b}"}[line["template"]]
+        assert line["target"] == str(a + b)
+    command = ("--model=" + str(world.folder / "undisturbed"), "--gin.EvalConfig.worst_examples=6")
+    process = world.start(*command, "--format=json", module="itune.evaluate")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    record = json.loads(out)
+    for group in ("held_in", "held_out"):
+        for task, result in record["after"][group].items():
+            worst = [x for x in record["worst"] if (x["group"], x["task"]) == (group, task)]
+            assert len(worst) == result["examples"] == 6
+            assert [x["loss"] for x in worst] == sorted((x["loss"] for x in worst), reverse=True)
+            tokens = [x["tokens"] for x in worst]
+            assert np.average([x["loss"] for x in worst], weights=tokens) == pytest.approx(result["loss"])
+            trained = [x for x in lines if (x["group"], x["task"]) == (group, task)]
+            for a, b in zip(trained, worst[:5], strict=True):
+                # The run knows more: the loss before. Ties aside, the same examples.
+                assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["loss_before"] is not None
+
+
+def test_preview_finds_the_steps_of_an_example(world):
+    """And the step shows it."""
+    command = (f"--gin_file={world.recipe}", f"--workdir={world.folder / 'found'}", "--format=json")
+    out, err = world.start(*command, "--find=toy/add:train-3", module="itune.preview").communicate(timeout=300)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert found, err
+    step = found[0]["step"]
+    out, err = world.start(*command, f"--step={step}", module="itune.preview").communicate(timeout=300)
+    rows = [json.loads(line) for line in out.splitlines()]
+    (row,) = (r for r in rows if r["row"] == found[0]["row"])
+    example = row["examples"][found[0]["segment"] - 1]
+    assert (example["task"], example["id"], example["epoch"]) == ("toy/add", "train-3", found[0]["epoch"])
 
 
 def test_dry_run_prints_config_and_plan_and_trains_nothing(world):

@@ -1,6 +1,7 @@
 """Where a run's numbers go."""
 
 import json
+import stat
 import sys
 import types
 
@@ -8,7 +9,7 @@ import pytest
 
 from itune.errors import UserError
 from itune.training.config import LoggingConfig
-from itune.training.metrics import MetricsWriter
+from itune.training.metrics import MetricsWriter, cut_back
 
 RECORD = {"step": 3, "loss": 1.5, "tasks": {"toy/add": {"loss": 2.0}}, "note": "text is no scalar"}
 
@@ -72,3 +73,30 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch, tmp_path):
 def test_off_is_off(wandb, tmp_path):
     write(tmp_path, project="", sensitive=True)
     assert not wandb.started
+
+
+def test_the_lines_of_sensitive_tasks_are_their_owners_alone_after_a_resume_too(tmp_path):
+    for sensitive, mode in ((True, 0o600), (False, 0o644)):
+        folder = tmp_path / str(sensitive)
+        folder.mkdir()
+        write(folder, sensitive=sensitive, project="")
+        path = folder / "metrics.jsonl"
+        cut_back(path, 3)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert json.loads(path.read_text()) == RECORD
+
+
+def test_counts_by_task_stay_in_the_file(wandb, tmp_path):
+    """A thousand tasks have a thousand of each: of these, trackers are given the losses and the epochs."""
+    by_task = {
+        "task_loss": {"a": 1.0},
+        "task_tokens": {"a": 2},
+        "task_tokens_total": {"a": 3},
+        "task_epochs": {"a": 0.5},
+    }
+    config = LoggingConfig(tensorboard=False, wandb_project="studies")
+    writer = MetricsWriter(tmp_path, config, sensitive=False)
+    writer.write({"step": 1} | by_task)
+    writer.close()
+    assert wandb.logged == [(1, {"task_loss/a": 1.0, "task_epochs/a": 0.5})]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1} | by_task

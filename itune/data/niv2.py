@@ -1,0 +1,161 @@
+"""Super-NaturalInstructions (Wang et al. 2022, arXiv 2204.07705) as its owners lay it out: a task for each JSON file.
+
+    tasks/task001_quoref_question_generation.json    definition, exemplars and instances of one task
+    splits/default/{train,test,excluded}_tasks.txt   names of tasks, one a line; splits/xlingual/ likewise
+
+Registering reads two short pieces of each file, never its instances; the rest is read when a task is prepared.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from itune.data.niv2_files import niv2_rows, read_head, read_splits, task_files
+from itune.data.niv2_prompts import LAYOUTS, OFFICIAL, Niv2Layout, Niv2Template
+from itune.data.registry import Rate, add_mixture, add_task, mark_unavailable
+from itune.data.sources import RowSource
+from itune.errors import UserError, nearest
+
+# Sources that are no data set: tasks that name them share no rows.
+_NO_SOURCE = {"synthetic": ""}
+TRAIN, TEST, EXCLUDED = "train", "test", "excluded"
+FIELDS = ("input", "references")
+
+
+def niv2_tasks(
+    folder: str | Path,
+    *,
+    splits: str | None = "default",
+    prefix: str = "niv2",
+    layouts: Sequence[Niv2Layout] = LAYOUTS,
+    test_layouts: Sequence[Niv2Layout] = (OFFICIAL,),
+    max_train_instances: int | None = None,
+    max_test_instances: int | None = 100,
+    validation_fraction: float = 0.0,
+    test_split: str = "validation",
+    metrics: Sequence[str | Callable[..., Any]] = ("rouge_l", "exact_match"),
+    clusters: Mapping[str, str] | None = None,
+    identities: Mapping[str, str] | None = None,
+    rate: Rate = 1.0,
+    **options: Any,
+) -> dict[str, list[str]]:
+    """Registers the tasks of a copy of natural-instructions, and the mixtures `<prefix>_train` and `<prefix>_test`.
+
+    A task is called `<prefix>/<file's name>` ("-" becomes "_"). Its cluster is its first category ("Question
+    Generation" is question_generation), its identity its Source, its licence the file's "Instance License". Prompts
+    are made of the definition, up to `shots` of the positive examples (never one with the query's input), and the
+    instance's input; the targets are one of its outputs. Which, is keyed by row, variant and prepare_seed. Metrics take
+    the best of all outputs, which rows keep as a JSON list in "references".
+
+    A task listed for testing has only the split `test_split`, so that it cannot be trained on. One that is excluded or
+    not listed is not registered; asking for it says so.
+
+    Args:
+      folder: holds tasks/ and splits/.
+      splits: a folder in splits/: "default" (English) or "xlingual"; None for no split files: all tasks are trained on.
+      layouts, test_layouts: wordings for training and for testing; see `Niv2Layout`. Testing's default is the paper's.
+      max_train_instances: of each task, chosen by keyed hash; the paper took 100, None takes all.
+      max_test_instances: the first of each task's, as the owners have ordered them for this.
+      validation_fraction: share of a training task's instances, by the hash of the input, that are its split
+        "validation"; there is none at 0.
+      clusters: category -> cluster, where it is to be called as other collections call it.
+      identities: Source -> identity, likewise; "" for the task's own name, as for "synthetic".
+      rate: of each training task in the mixture, see `add_mixture`. `rate_by_examples` has to read every file.
+      options: to `add_task`.
+
+    Returns: names of tasks by "train", "test" and, not registered, "excluded".
+
+    Raises:
+      UserError: no such folder, a split file that names a task which is not there, or a file whose head cannot be read;
+        names the file, and all such files at once.
+    """
+    folder = Path(folder).expanduser()
+    if not 0.0 <= validation_fraction < 1.0:
+        raise UserError(f"{folder}: validation_fraction={validation_fraction} must be in [0, 1)")
+    files = task_files(folder)
+    listed = {TRAIN: list(files), TEST: []} if splits is None else read_splits(folder, splits, files)
+    heads = _heads([files[name] for name in (*listed[TRAIN], *listed[TEST])])
+    named = _clusters(heads, clusters or {}, folder)
+    names = {name: f"{prefix}/{name.replace('-', '_')}" for name in files}
+    train_splits = ("train", "validation") if validation_fraction else ("train",)
+    for use, wordings in ((TRAIN, layouts), (TEST, test_layouts)):
+        for name in listed[use]:
+            path = files[name]
+            head = heads[path]
+            identity = _identity(head["Source"], _NO_SOURCE | dict(identities or {})) or names[name]
+            rows = functools.partial(
+                niv2_rows,
+                path=str(path),
+                identity=identity,
+                first=max_test_instances if use == TEST else None,
+                at_most=max_train_instances if use == TRAIN else None,
+                validation_fraction=None if use == TEST else validation_fraction,
+            )
+            add_task(
+                names[name],
+                source=RowSource(rows, (test_split,) if use == TEST else train_splits, FIELDS, "1", files=(path,)),
+                templates=tuple(Niv2Template(layout=layout, path=str(path)) for layout in wordings),
+                cluster=named[path],
+                licence=", ".join(head["Instance License"]) or "unknown",
+                identity=identity,
+                metrics=metrics,
+                postprocess_fn=references,
+                **options,
+            )
+    for use in (TRAIN, TEST):
+        if listed[use]:
+            add_mixture(f"{prefix}_{use}", [names[name] for name in listed[use]], rate if use == TRAIN else 1.0)
+    used = {*listed[TRAIN], *listed[TEST]}
+    excluded = [name for name in files if name not in used]
+    for name in excluded:
+        how = "excluded from training and testing" if name in listed[EXCLUDED] else "in none of the lists"
+        mark_unavailable(names[name], f"it is {how} of {folder / 'splits' / str(splits)}")
+    groups = {TRAIN: listed[TRAIN], TEST: listed[TEST], EXCLUDED: excluded}
+    return {use: [names[name] for name in group] for use, group in groups.items()}
+
+
+def references(text: str, *, example: Mapping[str, Any] | None = None, is_target: bool = False, **_: Any) -> Any:
+    """SeqIO's postprocess_fn: a target becomes the list of all right outputs, a prediction stays as it is."""
+    example = example or {}
+    coded = example.get("references", example.get("field/references"))
+    return json.loads(coded) if is_target and coded is not None else text
+
+
+def _heads(paths: Sequence[Path]) -> dict[Path, dict[str, list[str]]]:
+    heads: dict[Path, dict[str, list[str]]] = {}
+    errors: list[str] = []
+    for path in paths:
+        try:
+            heads[path] = read_head(path)
+        except UserError as error:
+            errors.append(str(error))
+    if errors:
+        raise UserError("; ".join(errors[:5]) + (f"; and {len(errors) - 5} more files" if len(errors) > 5 else ""))
+    return heads
+
+
+def _clusters(
+    heads: Mapping[Path, Mapping[str, list[str]]], clusters: Mapping[str, str], folder: Path
+) -> dict[Path, str]:
+    categories = {path: head["Categories"][0] for path, head in heads.items()}
+    for category in clusters:
+        if category not in categories.values():
+            raise UserError(
+                f"{folder}: no task is of the category {category!r}.{nearest(category, {*categories.values()})}"
+            )
+    return {path: clusters.get(category) or _slug(category) for path, category in categories.items()}
+
+
+def _identity(sources: Sequence[str], identities: Mapping[str, str]) -> str:
+    """["GLUE CoLA", "synthetic"] -> "glue_cola"."""
+    return "_".join(filter(None, (identities.get(source, _slug(source)) for source in sources)))
+
+
+def _slug(text: str) -> str:
+    """ "Question Generation" -> "question_generation"."""
+    return "_".join(re.findall(r"\w+", text.casefold()))

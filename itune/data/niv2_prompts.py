@@ -1,0 +1,124 @@
+"""How a task of Super-NaturalInstructions is put to a model: definition, exemplars, query. Imports no SeqIO."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from itune.data.keyed import key64
+from itune.data.niv2_files import read_prompts
+from itune.data.splits import normalise
+from itune.data.templates import Template, check_fields
+from itune.errors import UserError
+
+_PROMPT_FIELDS = ("definition", "examples", "input")
+_EXAMPLE_FIELDS = ("number", "input", "output", "explanation")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Niv2Layout:
+    """The wording of a prompt. Fields stand in braces as in `Template`.
+
+    Attributes:
+      id: names it in prepared data and reports.
+      prompt: of {definition}, {examples} (each followed by a blank line; nothing without any) and {input}.
+      example: of {number} (from 1), {input}, {output} and {explanation}; an example without an explanation is passed
+        over where that is used.
+      shots: how many of the task's positive examples are shown, where it has so many besides the query.
+      in_order: the first of them as they stand in the file; else which and in what order is keyed by the row.
+    """
+
+    id: str
+    prompt: str
+    example: str = "Input: {input}\nOutput: {output}"
+    shots: int = 0
+    in_order: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shots < 0:
+            raise UserError(f"layout {self.id!r}: shots={self.shots} must be at least 0")
+        where = f"layout {self.id!r}"
+        self.prompt_template.check((*_PROMPT_FIELDS, "output"), where)
+        self.example_template.check(_EXAMPLE_FIELDS, where)
+        if self.shots and "examples" not in self.prompt_template.fields:
+            raise UserError(f"{where}: shots={self.shots}, but its prompt has no {{examples}}")
+
+    @property
+    def prompt_template(self) -> Template:
+        return Template(self.id, self.prompt, "{output}")
+
+    @property
+    def example_template(self) -> Template:
+        return Template(self.id, self.example, "")
+
+
+_BRIEF = "{definition}\n\n{examples}Input: {input}\nOutput:"
+_SPELT = "Task: {definition}\n\n{examples}Input: {input}\nOutput:"
+_NUMBERED = "Example {number}\nInput: {input}\nOutput: {output}"
+
+# As FLAN 2022 has it: the definition with no or two examples, with or without explanations.
+LAYOUTS = (
+    Niv2Layout(id="definition", prompt=_BRIEF),
+    Niv2Layout(id="two_shot", prompt=_BRIEF, shots=2),
+    Niv2Layout(id="two_shot_explained", prompt=_SPELT, example=_NUMBERED + "\nWhy: {explanation}", shots=2),
+)
+# What the paper evaluates with: the definition and the first two examples.
+OFFICIAL = Niv2Layout(id="first_two", prompt=_SPELT, example=_NUMBERED, shots=2, in_order=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Niv2Template:
+    """A layout for the task in a file, whose definition and examples are read when the first row is rendered."""
+
+    layout: Niv2Layout
+    path: str
+
+    @property
+    def id(self) -> str:
+        return self.layout.id
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("input", "references")
+
+    def check(self, available: Iterable[str], where: str) -> None:
+        """UserError unless the rows have its fields; `where` names the task."""
+        check_fields(self, available, where)
+
+    def render(self, row: Mapping[str, str], key: int = 0) -> tuple[str, str]:
+        """Definition, examples and input -> one of the outputs."""
+        prompts = read_prompts(self.path)
+        outputs: list[str] = json.loads(row["references"])
+        return self.layout.prompt_template.render(
+            {
+                "definition": prompts.definitions[_pick(key, "definition") % len(prompts.definitions)],
+                "examples": "".join(
+                    self._example(n, e) + "\n\n" for n, e in self._examples(prompts.examples, row, key)
+                ),
+                "input": row["input"].strip(),
+                "output": outputs[_pick(key, "output") % len(outputs)],
+            }
+        )
+
+    def _examples(
+        self, pool: Sequence[Mapping[str, str]], row: Mapping[str, str], key: int
+    ) -> Iterable[tuple[int, Mapping[str, str]]]:
+        explained = "explanation" in self.layout.example_template.fields
+        query = _same(row["input"])
+        usable = [e for e in pool if _same(e["input"]) != query and (e["explanation"].strip() or not explained)]
+        if not self.layout.in_order:
+            usable = [usable[i] for i in sorted(range(len(usable)), key=lambda i: _pick(key, f"example {i}"))]
+        return enumerate(usable[: self.layout.shots], 1)
+
+    def _example(self, number: int, example: Mapping[str, str]) -> str:
+        texts = {name: text.strip() for name, text in example.items()}
+        return self.layout.example_template.render({"number": str(number)} | texts)[0]
+
+
+def _pick(key: int, what: str) -> int:
+    return key64("niv2", key, what)
+
+
+def _same(text: str) -> str:
+    return normalise(text) or text.strip()

@@ -1,0 +1,75 @@
+"""The rates of a run: the mixture's own, what the run says instead, and stages of a curriculum.
+
+A run names tasks by their names or by patterns ("clinic/*"); a name goes before patterns, and the first pattern that
+fits before later ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+from itune.data.allocation import quantise_rates
+from itune.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Rates that hold until so many examples have been drawn in all; None: to the end. rates: integers, sum 2^32."""
+
+    until: int | None
+    rates: tuple[int, ...]
+
+
+def lookup(names: Sequence[str], said: Mapping[str, float], where: str) -> list[float | None]:
+    """What `said` gives to each task, or None. UserError, with the nearest name, for an entry that fits no task."""
+    used: set[str] = set()
+    found: list[float | None] = []
+    for name in names:
+        key = name if name in said else next((key for key in said if fnmatch.fnmatchcase(name, key)), None)
+        used.update(key for key in said if fnmatch.fnmatchcase(name, key) or key == name)
+        found.append(None if key is None else said[key])
+    for key in said:
+        if key not in used:
+            raise UserError(f"{where}: no task of the mixture is called {key!r}.{nearest(key, names)}")
+    return found
+
+
+def override(names: Sequence[str], rates: Sequence[float], said: Mapping[str, float], where: str) -> list[float]:
+    """`rates`, but for the tasks that `said` names. Raises UserError as `lookup`, and where no task is left."""
+    changed = [old if new is None else new for old, new in zip(rates, lookup(names, said, where), strict=True)]
+    if not any(changed):
+        raise UserError(f"{where}: every task of the mixture has the rate 0")
+    return changed
+
+
+def stage_rates(
+    names: Sequence[str],
+    mixture_rates: Sequence[float],
+    rates: Mapping[str, float],
+    curriculum: Sequence[tuple[int, Mapping[str, float]]],
+) -> list[tuple[int | None, list[float]]]:
+    """(until, rate of each task) of each stage; the last one has no end.
+
+    mixture_rates: the mixture's own.  rates: what the run says instead.  curriculum: (until example, rates that replace
+    these) of stages before that, in order.
+    """
+    base = override(names, mixture_rates, rates, "DataConfig.rates")
+    stages: list[tuple[int | None, list[float]]] = []
+    for number, (until, said) in enumerate(curriculum):
+        stages.append((until, override(names, base, said, f"DataConfig.curriculum[{number}]")))
+    return [*stages, (None, base)]
+
+
+def quantise_stages(stages: Sequence[tuple[int | None, Sequence[float]]], unit_size: Sequence[Fraction]) -> list[Stage]:
+    """Stages in whole numbers of examples. unit_size: of each task, the mean over its examples of what rates are shares
+    of: a task of long examples is drawn less often."""
+    return [
+        Stage(
+            until=until,
+            rates=tuple(quantise_rates([Fraction(r) / size for r, size in zip(rates, unit_size, strict=True)])),
+        )
+        for until, rates in stages
+    ]
