@@ -54,6 +54,8 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
         "beam": ["apache-beam>=2.60"],
+        "gcs": ["gcsfs>=2025.3"],
+        "hub": ["datasets>=3"],
         "harness": ["lm-eval>=0.4.5"],
         "wandb": ["wandb>=0.18"],
         "dev": [

@@ -61,7 +61,7 @@ JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
 # What runs in the processes that prepare data and compute metrics, and so may load SeqIO and TensorFlow.
 MAY_IMPORT_SEQIO = {
     *(f"itune.data.{name}" for name in ("registry", "sources", "preprocess", "prepare", "prepare_task", "mixtures")),
-    *(f"itune.data.{name}" for name in ("vocabularies", "metrics", "niv2", "promptsource")),
+    *(f"itune.data.{name}" for name in ("vocabularies", "metrics", "niv2", "promptsource", "ready_tasks")),
     "itune.data.prepare_rows",
     "itune.evaluation.metric_worker",
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from itune.data.niv2_prompts import Niv2Layout
     from itune.data.promptsource import load_promptsource, promptsource_tasks
     from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
+    from itune.data.ready_tasks import alpaca_task, prompt_completion_task
     from itune.data.registry import (
         TASKS,
         TaskInfo,
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
     from itune.data.sources import (
         JsonSource,
         RowSource,
-        alpaca_task,
         oasst_task,
         openai_task,
-        prompt_completion_task,
         sharegpt_task,
     )
     from itune.data.splits import hold_out, normalise, passage_groups, split_of, text_key
@@ -49,6 +48,7 @@ _MODULES = {
     "niv2_prompts": ("Niv2Layout",),
     "promptsource": ("load_promptsource", "promptsource_tasks"),
     "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
+    "ready_tasks": ("alpaca_task", "prompt_completion_task"),
     "registry": (
         "TASKS",
         "TaskInfo",
@@ -63,10 +63,8 @@ _MODULES = {
     "sources": (
         "JsonSource",
         "RowSource",
-        "alpaca_task",
         "oasst_task",
         "openai_task",
-        "prompt_completion_task",
         "sharegpt_task",
     ),
     "splits": ("hold_out", "normalise", "passage_groups", "split_of", "text_key"),

@@ -1,7 +1,11 @@
-"""What prepare made, in a form that the trainer reads and rechecks in milliseconds, without SeqIO."""
+"""What prepare made, in a form that the trainer reads and rechecks in milliseconds, without SeqIO.
+
+Files at URLs are looked up where they lie, by checksum or generation.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -9,26 +13,42 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from itune.data import remote
 from itune.data.config import DataConfig
+from itune.data.readers import find_files
 from itune.data.records import COMPLETED, INDEX, file_sha256, write_atomic
 from itune.errors import UserError
 from itune.evaluation.config import EvalConfig
 
 MANIFEST_FORMAT = 1
+_PATTERN = "pattern:"
+_LOOKUPS = 16  # at a time, of files at URLs: each is a round trip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """A file that the manifest depends on; or, its path ending in "/", which names a directory holds."""
+    """A file that the manifest depends on; or, its path ending in "/", which names a directory holds; or, its path
+    beginning with "pattern:", which files a pattern or a folder of data stands for.
+
+    A file at a URL has mtime_ns 0 and the sha256 of what `remote.version` says of it.
+    """
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
+
+    @property
+    def is_pattern(self) -> bool:
+        return self.path.startswith(_PATTERN)
+
+    @property
+    def is_remote(self) -> bool:
+        return remote.is_remote(self.path.removeprefix(_PATTERN))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,11 +191,14 @@ class Manifest:
     def still_valid(self) -> str | None:
         """None if everything that the manifest was made from is unchanged, else the first reason why not.
 
-        Files are compared by size and time of change, and by content only where the time differs.
+        Files are compared by size and time of change, and by content only where the time differs. UserError where one
+        lies at a URL that cannot be reached: whether it has changed is then not known.
         """
         for entry in self.inputs:
-            if reason := _changed(entry):
+            if not entry.is_remote and (reason := _changed(entry)):
                 return reason
+        if reason := _first_changed_afar([entry for entry in self.inputs if entry.is_remote]):
+            return reason
         for name, version in self.versions.items():
             if (now := installed_version(name)) != version:
                 return f"{name} is version {now}, it was {version}"
@@ -187,7 +210,10 @@ class Manifest:
 
     def refreshed(self) -> Manifest:
         """A valid manifest with today's times of change, so that a touched file is not read at every start."""
-        inputs = [dataclasses.replace(e, mtime_ns=os.stat(e.path).st_mtime_ns) for e in self.inputs]
+        inputs = [
+            e if e.is_pattern or e.is_remote else dataclasses.replace(e, mtime_ns=os.stat(e.path).st_mtime_ns)
+            for e in self.inputs
+        ]
         return dataclasses.replace(self, inputs=inputs)
 
 
@@ -196,7 +222,35 @@ def _prepared_task(fields: dict[str, Any]) -> PreparedTask:
     return PreparedTask(**{**fields, "splits": splits})
 
 
+def _first_changed_afar(entries: list[InputFile]) -> str | None:
+    if not entries:
+        return None
+    try:
+        with concurrent.futures.ThreadPoolExecutor(_LOOKUPS) as pool:
+            return next(filter(None, pool.map(_changed_afar, entries)), None)
+    except UserError as error:
+        raise UserError(f"{error}; so it is not known whether the data has changed since it was prepared") from None
+
+
+def _changed_afar(entry: InputFile) -> str | None:
+    if entry.is_pattern:
+        pattern = entry.path.removeprefix(_PATTERN)
+        same = _listing(pattern, remote.find(pattern)) == entry
+        return None if same else f"{pattern} stands for other files now"
+    try:
+        return None if remote_file(entry.path) == entry else f"{entry.path} has changed"
+    except FileNotFoundError:
+        return f"{entry.path} is gone"
+
+
 def _changed(entry: InputFile) -> str | None:
+    if entry.is_pattern:
+        pattern = entry.path.removeprefix(_PATTERN)
+        try:
+            same = list_pattern(pattern) == entry
+        except UserError:
+            same = False
+        return None if same else f"{pattern} stands for other files now"
     try:
         stat = os.stat(entry.path)
         if entry.path.endswith("/"):
@@ -217,6 +271,23 @@ def list_directory(path: Path) -> InputFile:
     names = sorted(e.name for e in os.scandir(path) if not e.name.startswith((".", "__pycache__")))
     digest = hashlib.sha256("\0".join(names).encode()).hexdigest()
     return InputFile(path=f"{str(path).rstrip('/')}/", size=len(names), mtime_ns=path.stat().st_mtime_ns, sha256=digest)
+
+
+def list_pattern(path: str | Path) -> InputFile:
+    """Which files a pattern, a folder of data or a name without its .gz stands for; UserError where there are none."""
+    place = remote.url_of(path) if remote.is_remote(path) else str(Path(path).expanduser().absolute())
+    return _listing(place, find_files(place))
+
+
+def _listing(place: str, files: Sequence[Path | str]) -> InputFile:
+    digest = hashlib.sha256("\0".join(map(str, files)).encode()).hexdigest()
+    return InputFile(path=_PATTERN + place, size=len(files), mtime_ns=0, sha256=digest)
+
+
+def remote_file(url: str) -> InputFile:
+    """A file at a URL, by what tells its content apart. Raises FileNotFoundError, or UserError (`remote.version`)."""
+    size, version = remote.version(url)
+    return InputFile(path=url, size=size, mtime_ns=0, sha256=hashlib.sha256(f"{size} {version}".encode()).hexdigest())
 
 
 def installed_version(name: str) -> str | None:
@@ -242,7 +313,9 @@ class DigestCache:
             self._known = {}
 
     def digest(self, path: str | Path) -> InputFile:
-        """Raises OSError if the file can't be read."""
+        """Raises OSError if the file can't be read. One at a URL is asked for its checksum, see `remote_file`."""
+        if remote.is_remote(path):
+            return remote_file(remote.url_of(path))
         key = os.path.abspath(path)
         stat = os.stat(key)
         known = self._known.get(key)

@@ -138,12 +138,13 @@ class TaskRows:
 
     def _error(self, error: Exception, message: str) -> PipelineError:
         """What the user's code raised, out of TensorFlow's report."""
-        if self._sensitive:
-            kind = type(error).__name__
-            return PipelineError(f"its pipeline fails ({kind}; the message is withheld, the task is sensitive)")
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         raised = re.sub(r"^(\{\{.*?\}\} ?)+", "", lines[0]) if lines else type(error).__name__
-        return PipelineError(f"its pipeline fails: {raised[:300]}")
+        kind = type(error).__name__
+        hidden = f"its pipeline fails ({kind}; the message is withheld, the task is sensitive)"
+        failed = PipelineError(hidden if self._sensitive else f"its pipeline fails: {raised[:300]}")
+        failed.__cause__ = error
+        return failed
 
 
 def _rendering(task: seqio.Task) -> Mapping[str, Any] | None:

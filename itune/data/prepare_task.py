@@ -18,7 +18,7 @@ import numpy as np
 import seqio
 
 from itune.data.fingerprint import describe_task, digest
-from itune.data.manifest import DigestCache, InputFile, PreparedSplit, Request
+from itune.data.manifest import DigestCache, PreparedSplit, Request
 from itune.data.prepare_rows import PipelineError, Row, TaskRows
 from itune.data.prompt import render_spans, stop_id
 from itune.data.records import (
@@ -35,6 +35,7 @@ from itune.data.records import (
     read_records,
     write_atomic,
 )
+from itune.data.source_files import blame, data_files, source_files, source_splits
 from itune.data.sources import RowSource
 from itune.data.tokenizer import Tokenizer
 from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
@@ -81,7 +82,7 @@ class PreparableTask:
             sensitive=self.info.sensitive,
         )
         with _naming(name):
-            self.splits = tuple(self._bound(0).splits)
+            self.splits = source_splits(self._bound(0).source, name)
             self.files = source_files(self._bound(0).source, digests, name)
         described = describe_task(
             self._bound(0),
@@ -91,7 +92,7 @@ class PreparableTask:
             variants=request.variants,
             prepare_seed=request.prepare_seed,
             feature_lengths=request.feature_lengths,
-            data_files=[(Path(file.path).name, file.sha256) for file in self.files],
+            data_files=data_files(self.files),
             renderer=render_spans,
         )
         self.description = described | {"format": FORMAT}
@@ -260,6 +261,8 @@ class PreparableTask:
         if len(skipped) > limit:
             found = self._id_at(split, position) if name is None else name
             which = f"record {name!r}" if name else f"record number {position}" + (f" (id {found!r})" if found else "")
+            if type(error.__cause__).__name__ == "DataLossError":  # TensorFlow's message names no file
+                which += blame(self._bound(0).source, split)
             where = f"task {self.info.name!r}, split {split!r}, {which}{self._place(split, position, found)}"
             raise UserError(
                 f"{where}: {error} ({len(skipped)} bad; DataConfig.max_bad_records={limit} may be left out)"
@@ -337,29 +340,6 @@ def _naming(task: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error) if repr(task) in str(error) else f"task {task!r}: {error}") from error
-
-
-def source_files(source: Any, digests: DigestCache, task: str) -> list[InputFile]:
-    """Digests of the local files that a source says it reads: `.files`, `.paths`, or a SeqIO file source's patterns.
-
-    Of a TFDS data set it is dataset_info.json, with sizes and lengths of the shards: to read them all would take longer
-    than to prepare them, and by TFDS's own rule another content is another version.
-    """
-    named = getattr(source, "files", None) or getattr(source, "paths", None) or ()
-    if isinstance(named, Mapping):
-        named = [path for paths in named.values() for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    paths = [Path(path).expanduser() for path in named]
-    if hasattr(source, "_split_to_filepattern"):
-        paths += [Path(path) for split in source.splits for path in source.list_shards(split)]
-    if isinstance(source, seqio.TfdsDataSource):
-        described = Path(source.tfds_dataset.builder.data_dir) / "dataset_info.json"
-        paths += [described] if described.is_file() else []
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(f"task {task!r}: {missing[0]}: no such file; put it there, or take the task out of the mixture")
-    inner = getattr(source, "_original_source", None)  # SeqIO's few-shot source draws from another
-    more = [] if inner is None else source_files(inner, digests, task)
-    return [*digests.digests(sorted(set(paths))), *more]
 
 
 def remove_leftovers(directory: Path) -> None:

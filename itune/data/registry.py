@@ -182,12 +182,14 @@ def add_mixture(name: str, tasks: Sequence[str | tuple[str, Rate]], default_rate
     pairs = [(t, default_rate) if isinstance(t, str) else t for t in tasks]
     seen: set[str] = set()
     for member, rate in pairs:
+        if member == name:
+            raise UserError(f"mixture {name!r} lists itself")
         get(member, where=f"mixture {name!r}: ")
         if member in seen:
             raise UserError(f"mixture {name!r} lists {member!r} twice")
         seen.add(member)
-        if not callable(rate) and not (math.isfinite(rate) and rate > 0):
-            raise UserError(f"mixture {name!r}: rate of {member!r} is {rate}, must be a number above 0")
+        if not callable(rate) and not (isinstance(rate, int | float) and math.isfinite(rate) and rate > 0):
+            raise UserError(f"mixture {name!r}: rate of {member!r} is {rate!r}, must be a number above 0")
     mixture = seqio.MixtureRegistry.add(name, pairs)
     _unavailable.pop(name, None)
     return mixture
@@ -233,7 +235,7 @@ def mixture_info(
     if isinstance(found, seqio.Task):
         return [(info(name), 1.0)]
     resolved = []
-    for task in found.tasks:
+    for task in _tasks_of(found):
         try:
             rate = float(found.get_rate(task))
         except Exception as error:  # whatever a callable rate, or the source that it asks, raises
@@ -255,10 +257,17 @@ def _said(task: seqio.Task, error: Exception) -> str:
     return said if isinstance(error, TypeError | ValueError | AssertionError) else f"{type(error).__name__}: {said}"
 
 
+def _tasks_of(mixture: seqio.Mixture) -> list[seqio.Task]:
+    try:
+        return list(mixture.tasks)
+    except RecursionError:
+        raise UserError(f"mixture {mixture.name!r} holds itself, through the mixtures in it") from None
+
+
 def is_sensitive(name: str) -> bool:
     """Whether a task is sensitive, or a mixture holds one that is."""
     found = get(name)
-    tasks = found.tasks if isinstance(found, seqio.Mixture) else [found]
+    tasks = _tasks_of(found) if isinstance(found, seqio.Mixture) else [found]
     return any(info(task.name).sensitive for task in tasks)
 
 

@@ -1,4 +1,4 @@
-"""Where a task's rows come from: Python, and files of the formats that users bring, with a ready task for each format.
+"""Where a task's rows come from: Python, files of the formats that users bring, and conversations in them.
 
 What can be read: itune/data/readers.py. How conversations become rows: itune/data/conversations.py.
 """
@@ -24,14 +24,18 @@ from itune.data.conversations import (
     openai_conversations,
     sharegpt_conversations,
 )
+from itune.data.hf_datasets import is_hub_name
 from itune.data.readers import Table, encodable, field_text, find_files, read_records
 from itune.data.registry import add_task
+from itune.data.remote import is_remote
 from itune.data.templates import Template
 from itune.data.turns import TURNS_FEATURE
 from itune.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 Row = Mapping[str, str]
+# One path or pattern, whose rows are divided by key; or {"train": path, "validation": path, ...}, the owner's splits.
+Paths = str | Path | Mapping[str, str | Path]
 
 # Rows of the sources read last: V variants and both splits of a task are rendered one after another from one reading.
 _RECENT_SOURCES = 4
@@ -50,8 +54,8 @@ class RowSource(seqio.DataSource):
     Attributes:
       fields: names of the fields beside "id", in the order that templates and reports show them.
       version: changes whenever `rows` would yield something else for a reason that its code and `files` do not show.
-      files: data files that `rows` reads, or patterns; prepare digests them. Looked up when asked for, not when
-        registered.
+      files: data files that `rows` reads, patterns, URLs, or data sets of the hub; prepare digests them. Looked up
+        when asked for, not when registered.
     """
 
     def __init__(
@@ -68,12 +72,20 @@ class RowSource(seqio.DataSource):
         self.rows = rows
         self.fields = tuple(fields)
         self.version = version
-        self._files = tuple(Path(f) for f in files)
+        self._files = tuple(str(f) if is_remote(f) or is_hub_name(f) else Path(f) for f in files)
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that are there, packed or not, and all that a pattern fits; UserError for one that is not."""
+    def files(self) -> tuple[Path | str, ...]:
+        """The files that are there, packed or not, and all that a pattern fits; UserError for one that is not.
+
+        A Path on this machine, text for a URL.
+        """
         return tuple(found for named in self._files for found in find_files(named))
+
+    @property
+    def named_files(self) -> tuple[Path | str, ...]:
+        """What `files` was given: patterns and folders may come to stand for other files."""
+        return self._files
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -146,13 +158,14 @@ def _check_rows(source: RowSource, split: str) -> list[dict[str, str]]:
 
 
 class JsonSource(RowSource):
-    """Rows of a JSON, JSONL, CSV, TSV or Parquet file (see `read_records`), each on the side that its text's key says.
+    """Rows of files of any format that `read_records` reads, each on the side that its text's key says.
 
     Rows with the same `split_by` text (white space, case and punctuation aside) are on one side, and exact duplicates
     are kept once. Rows where a `required` field is blank are left out, and a log line says how many.
 
     Args:
-      path: plain, .gz or .zst, or a pattern of files; read when rows are asked for, not before.
+      path: plain, .gz or .zst, a pattern of files, a URL, ...; read when rows are asked for, not before. Where the
+        data's owner has divided it, {split: path}: these are then the source's splits, whatever `split_by` says.
       fields: field name -> key in the record; or just the keys.
       optional: fields that a record may lack ("" then).
       required: fields that must not be blank.
@@ -165,7 +178,7 @@ class JsonSource(RowSource):
 
     def __init__(
         self,
-        path: str | Path,
+        path: Paths,
         *,
         fields: Mapping[str, str] | Sequence[str],
         split_by: Sequence[str],
@@ -183,11 +196,9 @@ class JsonSource(RowSource):
         for name in (*split_by, *optional, *required):
             if name not in keys:
                 raise UserError(f"{path}: no field {name!r} among {', '.join(keys)}.{nearest(name, keys)}")
-        if not 0.0 <= validation_fraction < 1.0:
-            raise UserError(f"{path}: validation_fraction={validation_fraction} must be in [0, 1)")
-        rows = functools.partial(
+        rows, splits, files = rows_of_splits(
             _json_rows,
-            path=str(path),
+            path,
             keys=keys,
             split_by=tuple(split_by),
             identity=identity,
@@ -199,7 +210,31 @@ class JsonSource(RowSource):
             encoding=encoding,
             table=table,
         )
-        super().__init__(rows, ("train", "validation"), (*keys, *(derive or {})), version, files=(path,))
+        super().__init__(rows, splits, (*keys, *(derive or {})), version, files)
+
+
+def rows_of_splits(
+    rows: Callable[..., Iterable[Row]], path: Paths, *, validation_fraction: float, **settings: Any
+) -> tuple[Callable[[str], Iterable[Row]], tuple[str, ...], tuple[str | Path, ...]]:
+    """(rows by split, the splits' names, the files) for `RowSource`, from a path to divide or the owner's splits.
+
+    Args:
+      rows: rows(split, path=str, validation_fraction=..., **settings) -> rows; with a fraction of 0, all are "train".
+    """
+    if not 0.0 <= validation_fraction < 1.0:
+        raise UserError(f"{path}: validation_fraction={validation_fraction} must be in [0, 1)")
+    if not isinstance(path, Mapping):
+        divided = functools.partial(rows, path=str(path), validation_fraction=validation_fraction, **settings)
+        return divided, ("train", "validation"), (path,)
+    if not path:
+        raise UserError("no splits: expected {split: path}, such as {'train': 'train.jsonl'}")
+    paths = {split: str(file) for split, file in path.items()}
+    whole = functools.partial(rows, validation_fraction=0.0, **settings)
+    return functools.partial(_own_rows, paths=paths, rows=whole), tuple(paths), tuple(path.values())
+
+
+def _own_rows(split: str, *, paths: Mapping[str, str], rows: Callable[..., Iterable[Row]]) -> Iterable[Row]:
+    return rows("train", path=paths[split])
 
 
 def _json_rows(
@@ -238,118 +273,13 @@ def _json_rows(
         log.warning("%s: %d records left out, blank in one of: %s", path, blank, ", ".join(required))
 
 
-# Ready tasks over the formats that most users bring
+# Ready tasks over conversations; those over other formats: itune/data/ready_tasks.py
 
-ALPACA_TEMPLATES = (
-    Template("plain", "{request}", "{output}"),
-    Template("labelled", "Instruction: {instruction}\n{labelled_input}Response:", "{output}"),
-    Template("request_last", "{input_first}Carry out this instruction: {instruction}", "{output}"),
-)
-PROMPT_COMPLETION_TEMPLATES = (Template("as_given", "{prompt}", "{completion}"),)
 CONVERSATION_TEMPLATES = (Template("as_given", "{inputs}", "{targets}"),)
 
 
-def _request(row: Row) -> str:
-    return row["instruction"] + ("\n\n" + row["input"] if row["input"].strip() else "")
-
-
-def _labelled_input(row: Row) -> str:
-    return f"Input: {row['input']}\n" if row["input"].strip() else ""
-
-
-def _input_first(row: Row) -> str:
-    return f"{row['input']}\n\n" if row["input"].strip() else ""
-
-
-def alpaca_task(
-    name: str,
-    path: str | Path,
-    *,
-    licence: str,
-    cluster: str = "instructions",
-    identity: str | None = None,
-    templates: Sequence[Template] = ALPACA_TEMPLATES,
-    metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",),
-    validation_fraction: float = 0.1,
-    encoding: str = "utf-8-sig",
-    table: Table | None = None,
-    **options: Any,
-) -> seqio.Task:
-    """Registers {instruction, input, output} rows of any file that `read_records` reads as a task.
-
-    Templates may use {instruction}, {input}, {output}, and {request} (instruction and input, a blank line between),
-    {labelled_input} ("Input: ...", a line or nothing), {input_first} (the input and a blank line, or nothing). The
-    split is by the text of instruction and input. `table` is for tables that are not plain CSV or TSV. `options` go to
-    `add_task`.
-    """
-    source = JsonSource(
-        path,
-        fields=("instruction", "input", "output"),
-        optional=("input",),
-        required=("instruction", "output"),
-        split_by=("instruction", "input"),
-        identity=identity or name,
-        derive={"request": _request, "labelled_input": _labelled_input, "input_first": _input_first},
-        validation_fraction=validation_fraction,
-        encoding=encoding,
-        table=table,
-    )
-    return add_task(
-        name,
-        source=source,
-        templates=templates,
-        cluster=cluster,
-        licence=licence,
-        identity=identity or name,
-        metrics=metrics,
-        **options,
-    )
-
-
-def prompt_completion_task(
-    name: str,
-    path: str | Path,
-    *,
-    licence: str,
-    cluster: str = "instructions",
-    identity: str | None = None,
-    prompt_key: str = "prompt",
-    completion_key: str = "completion",
-    templates: Sequence[Template] = PROMPT_COMPLETION_TEMPLATES,
-    metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",),
-    validation_fraction: float = 0.1,
-    encoding: str = "utf-8-sig",
-    table: Table | None = None,
-    **options: Any,
-) -> seqio.Task:
-    """Registers rows of a prompt and its completion in any file that `read_records` reads, prompts as they stand.
-
-    The split is by the prompt's text. `table` is for tables that are not plain CSV or TSV. `options` go to `add_task`.
-    """
-    source = JsonSource(
-        path,
-        fields={"prompt": prompt_key, "completion": completion_key},
-        required=("prompt", "completion"),
-        split_by=("prompt",),
-        identity=identity or name,
-        validation_fraction=validation_fraction,
-        encoding=encoding,
-        table=table,
-    )
-    return add_task(
-        name,
-        source=source,
-        templates=templates,
-        cluster=cluster,
-        licence=licence,
-        identity=identity or name,
-        metrics=metrics,
-        **options,
-    )
-
-
 def openai_task(
-    name: str, path: str | Path, *, licence: str, turns: str = "all", key: str = "messages", **options: Any
+    name: str, path: Paths, *, licence: str, turns: str = "all", key: str = "messages", **options: Any
 ) -> seqio.Task:
     """Registers OpenAI-style conversations, {"messages": [{"role": "user", "content": "..."}, ...]}, as a task.
 
@@ -363,7 +293,7 @@ def openai_task(
 
     A reply that conversations share, with all that comes before it, is learnt once. Left out and counted in a log line:
     conversations with tool calls or anything but text, and replies that are blank or have "weight": 0. A conversation
-    is on the side that its first user turn's text says.
+    is on the side that its first user turn's text says, unless `path` is {split: path}.
 
     A conversation that is too long is dropped: cut anywhere, it would lose its beginning, or replies that later turns
     speak of. Its inputs are all that is not learnt, its targets all that is: DataConfig.feature_lengths must have room
@@ -375,7 +305,7 @@ def openai_task(
 
 
 def sharegpt_task(
-    name: str, path: str | Path, *, licence: str, turns: str = "all", key: str = "conversations", **options: Any
+    name: str, path: Paths, *, licence: str, turns: str = "all", key: str = "conversations", **options: Any
 ) -> seqio.Task:
     """Registers ShareGPT conversations, {"conversations": [{"from": "human", "value": "..."}, ...]}, as a task.
 
@@ -385,7 +315,7 @@ def sharegpt_task(
 
 
 def oasst_task(
-    name: str, path: str | Path, *, licence: str, paths: str = "best", turns: str = "all", **options: Any
+    name: str, path: Paths, *, licence: str, paths: str = "best", turns: str = "all", **options: Any
 ) -> seqio.Task:
     """Registers Open Assistant trees (`..._trees`, nested replies) or messages (one a line, parent_id) as a task.
 
@@ -404,7 +334,7 @@ def oasst_task(
 
 def _conversation_task(
     name: str,
-    path: str | Path,
+    path: Paths,
     conversations: Reader,
     turns: str,
     licence: str,
@@ -427,9 +357,9 @@ def _conversation_task(
     if turns == "all" and overlong != "drop":
         raise UserError(f"task {name!r}: whole conversations can't be cut, only overlong='drop'")
     fields = ("inputs", "targets", "turn") + (() if turns == "each" else (TURNS_FEATURE,))
-    rows = functools.partial(
+    rows, splits, files = rows_of_splits(
         conversation_rows,
-        path=str(path),
+        path,
         conversations=conversations,
         turns=turns,
         identity=identity or name,
@@ -438,7 +368,7 @@ def _conversation_task(
     )
     return add_task(
         name,
-        source=RowSource(rows, fields=fields, version="1", files=(path,)),
+        source=RowSource(rows, splits, fields=fields, version="1", files=files),
         templates=templates,
         cluster=cluster,
         licence=licence,

@@ -33,53 +33,6 @@ def records(path: Path, **options) -> list[dict]:
     return [record for _, record in read_records(path, **options)]
 
 
-# Real files
-
-
-@pytest.mark.parametrize(
-    ("path", "table", "count", "columns"),
-    [
-        ("clinical/mts_dialog/MTS-Dialog-TrainingSet.csv", None, 1201, "ID section_header section_text dialogue"),
-        ("clinical/mts_dialog/*.csv", None, 1301, "ID section_header section_text dialogue"),
-        ("clinical/aci_bench/*.csv", None, 87, "dataset encounter_id dialogue note"),
-        ("clinical/medical_abstracts/medical_tc_test.csv", None, 2888, "condition_label medical_abstract"),
-        ("clinical/medquad.jsonl.gz", None, 16407, None),
-        ("general/alpaca_en_demo.json", None, 999, "instruction input output"),
-        ("general/gsm8k/*.jsonl", None, 7473 + 1319, "question answer"),
-        (
-            "general/flan_cot/*.tsv.gz",
-            Table(delimiter="\t", quote="", columns=("question", "answer", "rationale")),
-            33443,
-            "question answer rationale",
-        ),
-        (
-            "clinical/ade/DRUG-AE.rel",
-            Table(delimiter="|", quote="", columns=("pmid", "text", "effect", "e0", "e1", "drug", "d0", "d1")),
-            6821,
-            "pmid text effect e0 e1 drug d0 d1",
-        ),
-        ("clinical/ncbi_disease/devel.tsv", Table(delimiter="\t", quote="", columns=("token", "tag")), 23969, None),
-    ],
-    ids=lambda value: value if isinstance(value, str) and "/" in value else "",
-)
-def test_real_files(data_dir: Path, path: str, table: Table | None, count: int, columns: str | None) -> None:
-    found = records(data_dir / path, table=table)
-    assert len(found) == count
-    if columns:
-        assert {tuple(record) for record in found} == {tuple(columns.split())}
-
-
-def test_newlines_inside_real_fields_are_kept(data_dir: Path) -> None:
-    path = data_dir / "clinical" / "mts_dialog" / "MTS-Dialog-ValidationSet.csv"
-    found = list(read_records(path))
-    assert [record["ID"] for _, record in found] == [str(i) for i in range(100)]
-    turns = found[0][1]["dialogue"].split("\n")
-    assert len(turns) == 20 and turns[5] == "Patient: I'm twenty six.  "
-    # The second record begins on the line after the first one's last.
-    header, first = 1, sum(text.count("\n") for text in found[0][1].values()) + 1
-    assert found[1][0] == f"{path}:{header + first + 1}"
-
-
 # Packed files
 
 
@@ -289,7 +242,16 @@ def test_how_a_table_is_read_enters_the_fingerprint() -> None:
     described = Describer("toy")
     described.describe(read_records, "rows")
     labels = " ".join(described.objects)
-    for function in ("read_text", "_table_rows", "_parquet", "_unpack_zst"):
+    for function in (
+        "_decode",
+        "_table_rows",
+        "parquet_records",
+        "arrow_records",
+        "tfrecord_records",
+        "_unpack_zst",
+        "hub_files",
+        "fetched",
+    ):
         assert f"{function}#" in labels  # a change to any reader makes prepared data stale
 
 

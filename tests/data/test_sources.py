@@ -240,7 +240,7 @@ def rendered(name: str) -> set[tuple[str, str]]:
     ],
 )
 def test_alpaca_golden(tmp_path: Path, template: str, with_input: str, without: str) -> None:
-    from itune.data.sources import ALPACA_TEMPLATES
+    from itune.data.ready_tasks import ALPACA_TEMPLATES
 
     path = tmp_path / "alpaca.json"
     rows = [
