@@ -25,15 +25,18 @@ def print_proportions(record: Mapping[str, Any], console: Console, *, rest: str,
     summary = record["summary"]
     rows = by_share(record) if len(summary["tasks"]) > most else list(summary["tasks"].items())
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("task", max_width=34, overflow="fold")
+    table.add_column("task", overflow="fold")
     for heading in (*SHARES, "examples", "epochs", "cut", "dropped"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in rows[:most]:
         shares = [percent(row[key]) for key in SHARES.values()]
         counts = [f"{row['examples']:,}", f"{row['epochs']:.2f}", f"{row['truncated']:,}", f"{row['dropped']:,}"]
         table.add_row(name, *shares, *counts)
-    say(console, "Shares of draws, asked and got; shares of tokens and of supervised tokens", "dim")
-    console.print(table)
+    unit = summary["rate_unit"].replace("_", " ")
+    say(console, f"Shares of {unit}, asked and got; shares of tokens and of supervised tokens", "dim")
+    # A log is not a terminal of 80 columns: names stay whole there, as in `say`.
+    wide = console if console.is_terminal else Console(file=console.file, width=max(console.width, 140))
+    wide.print(table)
     if len(rows) > most:
         say(console, f"and {len(rows) - most:,} more {rest}")
     for name, row in rows[:most]:
