@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itune.data.identities import add_alias, canonical
     from itune.data.metrics import METRICS, PER_EXAMPLE
     from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
     from itune.data.registry import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
+    "identities": ("add_alias", "canonical"),
     "metrics": ("METRICS", "PER_EXAMPLE"),
     "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
     "registry": (
@@ -78,10 +80,12 @@ __all__ = [  # resolved by __getattr__
     "TaskInfo",
     "Template",
     "Tokenizer",
+    "add_alias",
     "add_mixture",
     "add_task",
     "alpaca_task",
     "bind",
+    "canonical",
     "field_text",
     "find_file",
     "find_files",
