@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -106,7 +107,7 @@ def test_no_name_of_the_table_leads_to_two() -> None:
     assert not heads & set(identities._table().names)
 
 
-def test_a_table_that_contradicts_itself_is_refused(tmp_path, monkeypatch) -> None:
+def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "names.yaml"
     path.write_text("namespaces: []\nsuites: {}\ndata_sets: {a: [x-y], b: [X Y]}\n")
     monkeypatch.setattr(identities, "TABLE", path)
