@@ -26,7 +26,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["itune", "itune.*"]),
-    package_data={"itune": ["py.typed", "**/*.html", "**/*.css", "**/*.js", "**/*.jinja"]},
+    package_data={"itune": ["py.typed", "**/*.html", "**/*.css", "**/*.js", "**/*.jinja", "data/identities.yaml"]},
     install_requires=[
         "array_record>=0.8",
         "flax>=0.12.8,<0.13",

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
     from itune.data.metrics import METRICS, PER_EXAMPLE
     from itune.data.niv2 import niv2_tasks
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
+    "identities": ("add_alias", "canonical"),
     "jinja_templates": ("JinjaTemplate",),
     "metrics": ("METRICS", "PER_EXAMPLE"),
     "niv2": ("niv2_tasks",),
@@ -89,10 +91,12 @@ __all__ = [  # resolved by __getattr__
     "Template",
     "Tokenizer",
     "Turn",
+    "add_alias",
     "add_mixture",
     "add_task",
     "alpaca_task",
     "bind",
+    "canonical",
     "field_text",
     "find_file",
     "find_files",

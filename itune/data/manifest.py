@@ -19,6 +19,7 @@ from typing import Any
 
 from itune.data import remote
 from itune.data.config import DataConfig
+from itune.data.identities import TABLE
 from itune.data.readers import find_files
 from itune.data.records import COMPLETED, INDEX, file_sha256, write_atomic
 from itune.errors import UserError
@@ -110,6 +111,8 @@ class Request:
     directory: str
     max_bad_records: int
     on_failed_source: str = "stop"
+    held_out_clusters: list[str] = dataclasses.field(default_factory=list)
+    held_out_sources: list[str] = dataclasses.field(default_factory=list)
     workers: int = 2
     runner: str = ""
     beam_options: list[str] = dataclasses.field(default_factory=list)
@@ -132,12 +135,15 @@ class Request:
             directory=os.getcwd(),
             max_bad_records=data.max_bad_records,
             on_failed_source=data.on_failed_source,
+            held_out_clusters=list(evaluation.held_out_clusters),
+            held_out_sources=list(evaluation.held_out_sources),
         )
 
     def manifest_path(self) -> Path:
-        """<cache>/manifests/<digest of the request and of ITUNE_DATA_DIR>.json"""
+        """<cache>/manifests/<digest of the request, of ITUNE_DATA_DIR and of the table of data sets' names>.json"""
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in _HOW}
-        asked = json.dumps([fields, os.environ.get("ITUNE_DATA_DIR", "")], sort_keys=True)
+        # With a new table of names, what is held out must be looked for anew.
+        asked = json.dumps([fields, os.environ.get("ITUNE_DATA_DIR", ""), file_sha256(TABLE)], sort_keys=True)
         return Path(self.cache) / "manifests" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
 
 

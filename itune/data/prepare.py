@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from itune.data import prepare_pool
+from itune.data.held_out import check_held_out
 from itune.data.manifest import DigestCache, Manifest, PreparedSplit, PreparedTask, Request, installed_version
 from itune.data.prepare_failures import Failure, Failures, attempt, tell
 from itune.data.prepare_inputs import import_modules, manifest_inputs
@@ -171,23 +172,6 @@ def resolve_groups(request: Request, failures: Failures) -> Groups:
         "held_in": members(request.held_in, "held_in") if request.held_in else train,
         "held_out": members(request.held_out, "held_out"),
     }
-
-
-def check_held_out(request: Request, groups: Groups) -> None:
-    """UserError if a held-out task, its cluster or its source data set is trained on.
-
-    The cluster "other" is what tasks get that say nothing; it holds nothing together.
-    """
-    for held, _ in groups["held_out"]:
-        for trained, _ in groups["train"]:
-            for what in ("name", "cluster", "identity"):
-                same = getattr(held, what)
-                if same == getattr(trained, what) and (what, same) != ("cluster", "other"):
-                    shared = "" if what == "name" else f": both have {what} {same!r}"
-                    raise UserError(
-                        f"EvalConfig.held_out: task {held.name!r} is held out, but the training mixture "
-                        f"{request.mixture!r} holds {trained.name!r}{shared}"
-                    )
 
 
 def choose_splits(

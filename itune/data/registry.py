@@ -264,6 +264,28 @@ def _tasks_of(mixture: seqio.Mixture) -> list[seqio.Task]:
         raise UserError(f"mixture {mixture.name!r} holds itself, through the mixtures in it") from None
 
 
+def all_info() -> list[TaskInfo]:
+    """What is known of every registered task."""
+    return [info(name) for name in seqio.TaskRegistry.names()]
+
+
+def members(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task | seqio.Mixture] | None:
+    """What a mixture lists itself, its nested mixtures not flattened; None for a task."""
+    if not isinstance(provider, seqio.Mixture):
+        return None
+    # SeqIO's public properties have the direct members' names only, and a member need not be registered.
+    return [*provider._tasks, *provider._sub_mixtures]
+
+
+def tfds_names(task: seqio.Task) -> list[str]:
+    """The TFDS data sets that the task reads, as its source names them; [] for one of another kind."""
+    if not isinstance(task.source, seqio.TfdsDataSource):
+        return []
+    loader = task.source.tfds_dataset
+    names = [loader.name, *(split.dataset for split in (loader.tfds_splits or {}).values())]
+    return sorted({name for name in names if name})
+
+
 def is_sensitive(name: str) -> bool:
     """Whether a task is sensitive, or a mixture holds one that is."""
     found = get(name)

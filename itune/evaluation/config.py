@@ -12,7 +12,10 @@ class EvalConfig:
     Attributes:
       held_in: tasks or mixtures whose `split` is evaluated; their train split may be trained on. () means the
         training mixture.
-      held_out: tasks or mixtures that the training mixture must not contain: no cluster of theirs may be trained on.
+      held_out: tasks or mixtures that are evaluated and kept out of training, and with them their clusters and their
+        source data sets under whatever name.
+      held_out_clusters: clusters that must not be trained on, evaluated or not.
+      held_out_sources: source data sets that must not be trained on, by any of their names ("rte", "super_glue/rte").
       split: the split evaluated.
       examples_per_task: at most this many per task, chosen by keyed hash; 0 means all.
       every: steps between evaluations of the loss during training; 0 means only before and after.
@@ -26,6 +29,8 @@ class EvalConfig:
 
     held_in: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
+    held_out_clusters: tuple[str, ...] = ()
+    held_out_sources: tuple[str, ...] = ()
     split: str = "validation"
     examples_per_task: int = 32
     every: int = 0

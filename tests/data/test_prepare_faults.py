@@ -168,9 +168,9 @@ def test_rates_and_groups_reach_the_manifest(toy: Toy) -> None:
     ("change", "what"),
     [
         (("nothing", "nothing"), None),
-        (('"apart"', '"sums"'), "cluster 'sums'"),
-        (('"three"', '"two"'), "identity 'two'"),
-        (('"sums", ["sums/one",', '"sums", ["sums/one", "held",'), "'held'"),
+        (('"apart"', '"sums"'), "its cluster is 'sums'"),
+        (('"three"', '"two"'), "'sums/two': its source is 'two'"),
+        (('"sums", ["sums/one",', '"sums", ["sums/one", "held",'), "'held'$"),
     ],
 )
 def test_what_is_held_out_is_not_trained_on(change: tuple[str, str], what: str | None, toy: Toy) -> None:
@@ -179,7 +179,7 @@ def test_what_is_held_out_is_not_trained_on(change: tuple[str, str], what: str |
     if what is None:
         toy.prepare(held_out=("held",))
         return
-    with pytest.raises(UserError, match=f"held_out: task 'held' is held out, but .* 'sums' holds .*{what}"):
+    with pytest.raises(UserError, match=f"held_out: task 'held' is held out, but .* mixture 'sums' > .*{what}"):
         toy.prepare(held_out=("held",))
 
 

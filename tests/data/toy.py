@@ -98,7 +98,9 @@ class Toy:
         importlib.invalidate_caches()
 
     def request(self, **fields: Any) -> Request:
-        evaluation = {n: fields.pop(n) for n in ("held_in", "held_out") if n in fields}
+        evaluation = {
+            n: fields.pop(n) for n in ("held_in", "held_out", "held_out_clusters", "held_out_sources") if n in fields
+        }
         others = {n: fields.pop(n) for n in ("workers", "eval_split", "runner", "beam_options") if n in fields}
         fields = {"mixture": "sums", "modules": ("user_tasks",)} | fields
         model = self.folder / fields.pop("model", "model")
