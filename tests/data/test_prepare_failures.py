@@ -75,7 +75,7 @@ def test_all_tasks_are_tried_and_all_failures_told_at_once(toy: Toy) -> None:
         "task 'quiet': its source or steps raise OSError (the message is withheld, the task is sensitive)",
         "task 'blank', split 'train', record 'b7': its targets are empty (1 bad; DataConfig.max_bad_records=0 may be",
         "task 'gone': nowhere.json: no such file",
-        "task 'no_files': its source or steps raise",
+        "task 'no_files', split 'train': no file fits '/none/*.txt'",
         "task 'no_validation' is to be evaluated (held_in), split 'validation', but it has only 'train'",
     ):
         assert reason in listing
@@ -261,6 +261,7 @@ def _wait_for(what: str, true: object) -> None:
     raise AssertionError(what)
 
 
+@pytest.mark.slow
 def test_a_pool_killed_in_the_middle_is_taken_up_where_it_was(toy: Toy) -> None:
     """Starts six processes, two of them killed with their parent."""
     import dataclasses
