@@ -81,7 +81,7 @@ def test_all_tasks_are_tried_and_all_failures_told_at_once(toy: Toy) -> None:
         assert reason in listing
     assert "Traceback" in listing and "in fails" in listing
     assert sum(line.startswith("task ") for line in listing.splitlines()) == len(DEAD)
-    assert toy.log.getvalue().count("FAILED") == 4
+    assert toy.log.getvalue().count("FAILED") == 3, "the other three are known before anything is prepared"
     prepared = {path.parents[1].name.rpartition("-")[0] for path in (toy.folder / "cache").rglob("COMPLETED")}
     assert prepared == {"fine", "good", "no_validation"}
 
