@@ -27,7 +27,7 @@ def main() -> None:
     length = job["length"]
     lengths = {"inputs": length * 4 // 5, "targets": length - length * 4 // 5}
     plan = Plan.from_manifest(manifest, DataConfig(mixture="mix", row_length=length, feature_lengths=lengths), seed=0)
-    batches = feed(plan, Reader(manifest.train, "train"), batch_size=job["batch"])
+    batches = feed(plan, Reader(plan.tasks), batch_size=job["batch"])
     next(batches)
     first_batch = time.perf_counter() - STARTED
     begin, examples = time.perf_counter(), 0

@@ -7,19 +7,18 @@ import functools
 import numpy as np
 
 from itune.batch import Batch
-from itune.models.config import FullConfig, LoRAConfig, ModelConfig
+from itune.models.config import FullConfig, LayerKind, LoRAConfig, ModelConfig
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
 
 CONFIG = ModelConfig(
     family="llama",
     vocab_size=97,
     width=32,
-    num_layers=2,
     num_heads=4,
     num_kv_heads=2,
     head_dim=12,
     mlp_width=40,
-    rope_base=10_000.0,
+    layers=(LayerKind(), LayerKind()),
     norm_eps=1e-5,
     tied_embeddings=True,
     max_positions=512,

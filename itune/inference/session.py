@@ -215,6 +215,7 @@ def build(
         dtype=weights.compute_dtype,
         scan=weights.scan_layers,
         attention=weights.attention,
+        remat=weights.remat,
         mesh=mesh if mesh.size > 1 else None,
     )
     put = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731

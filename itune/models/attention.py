@@ -2,11 +2,13 @@
 
 Legend: B rows, L tokens, H query heads, G key-value heads (H = G * R), K head width.
 A token attends to earlier tokens of its own segment, and to itself; and to the tokens of its segment that are marked
-bidirectional (a prefix-LM's prompt), wherever they stand. Padding (segment 0) attends to nothing and yields 0.
+bidirectional (a prefix-LM's prompt), wherever they stand; with a window W, to none that is W or more tokens away.
+Padding (segment 0) attends to nothing and yields 0.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,6 +42,9 @@ def attend(
     segment_ids_BL,
     bidirectional_BL=None,
     *,
+    window=None,
+    scale: float = 0.0,
+    softcap: float = 0.0,
     backend: str = "auto",
     mesh: Mesh | None = None,
 ):
@@ -49,6 +54,8 @@ def attend(
       q_BLHK, k_BLGK, v_BLGK: queries, keys and values, RoPE applied; H a multiple of G. Not yet scaled.
       segment_ids_BL: int32, 0 is padding; a segment's tokens are contiguous.
       bidirectional_BL: bool, the tokens that all of their segment see: the beginning of a segment; None for none.
+      window: int32 scalar, may be traced: tokens that a query sees, itself among them; None for all.
+      scale: of the scores; 0 is 1 / sqrt(K).  softcap: cap * tanh(scores / cap), where the cap is not 0.
       backend: "reference" (any shape, any device), "blockwise" (skips blocks that packing masks), "auto".
       mesh: where rows lie on (data, fsdp) and heads on tensor; None for one device.
 
@@ -57,34 +64,65 @@ def attend(
     """
     backend = choose_backend(backend, q_BLHK.shape[1])
     backends: dict[str, Callable] = {"reference": reference_attention, "blockwise": blockwise_attention}
-    inner = backends[backend]
+    scores = Scores(scale or 1.0 / math.sqrt(q_BLHK.shape[3]), softcap)
+    masks = {"bidirectional": bidirectional_BL, "window": window}
+    given = tuple(name for name, mask in masks.items() if mask is not None)
+
+    def inner(q, k, v, segment_ids, *rest):
+        found = dict(zip(given, rest, strict=True))
+        return backends[backend](q, k, v, segment_ids, found.get("bidirectional"), found.get("window"), scores)
+
+    arguments = (q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *(masks[name] for name in given))
     if mesh is None or mesh.size == 1:
-        return inner(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL)
-    rows, heads = P(("data", "fsdp"), None, "tensor", None), P(("data", "fsdp"), None)
+        return inner(*arguments)
+    rows = P(("data", "fsdp"))
+    heads = P(("data", "fsdp"), None, "tensor", None)
     # Attention is independent per row and key-value head: a shard_map keeps the loops local, where automatic
     # partitioning would gather.
-    masks = (segment_ids_BL,) if bidirectional_BL is None else (segment_ids_BL, bidirectional_BL)
-    specs = (rows, rows, rows, *(heads for _ in masks))
-    return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
-        q_BLHK, k_BLGK, v_BLGK, *masks
-    )
+    specs = (heads, heads, heads, rows, *({"bidirectional": rows, "window": P()}[name] for name in given))
+    return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
 
 
-def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL=None):
+class Scores(NamedTuple):
+    """What becomes of q k before the softmax: times `scale`, then (unless the cap is 0) cap * tanh(x / cap)."""
+
+    scale: float
+    softcap: float = 0.0
+
+    def __call__(self, products):
+        scores = products * self.scale
+        return self.softcap * jnp.tanh(scores / self.softcap) if self.softcap else scores
+
+    def slope(self, scores):
+        """The derivative by the products, at `scores`."""
+        return self.scale * (1.0 - jnp.square(scores / self.softcap)) if self.softcap else self.scale
+
+
+def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL, window, scores: Scores):
     """The definition, with the whole [L, L] score matrix: what every other backend is tested against."""
-    B, L, H, K = q_BLHK.shape
-    G = k_BLGK.shape[2]
-    q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
-    scores = jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BLGK, preferred_element_type=jnp.float32) / math.sqrt(K)
-    same_BLM = (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]) & (segment_ids_BL[:, :, None] > 0)
-    seen_BLM = jnp.tril(jnp.ones((L, L), bool))[None]
+    L = q_BLHK.shape[1]
+    same_BLM = segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]
+    index_L = jnp.arange(L)
+    ahead_LM = index_L[:, None] - index_L[None, :]
+    seen_BLM = (ahead_LM >= 0)[None]
     if bidirectional_BL is not None:
         seen_BLM = seen_BLM | bidirectional_BL[:, None, :]
-    mask_BLM = same_BLM & seen_BLM
-    scores = jnp.where(mask_BLM[:, None, None], scores, NEGATIVE)
-    probs = jax.nn.softmax(scores, axis=-1) * (segment_ids_BL > 0)[:, None, None, :, None]
-    out = jnp.einsum("bgrlm,bmgk->blgrk", probs.astype(v_BLGK.dtype), v_BLGK)
-    return out.reshape(B, L, H, K)
+    if window is not None:
+        seen_BLM = seen_BLM & (jnp.abs(ahead_LM) < window)[None]
+    return masked_attention(q_BLHK, k_BLGK, v_BLGK, same_BLM & seen_BLM & (segment_ids_BL[:, :, None] > 0), scores)
+
+
+def masked_attention(q_BLHK, k_BMGK, v_BMGK, mask_BLM, scores: Scores, bias_HLM=None, weigh=lambda probs: probs):
+    """Attention by any mask. bias_HLM: added to the scores.  weigh: applied to the probabilities (dropout)."""
+    B, L, H, K = q_BLHK.shape
+    M, G = k_BMGK.shape[1:3]
+    q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
+    s = scores(jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BMGK, preferred_element_type=jnp.float32))
+    if bias_HLM is not None:
+        s = s + bias_HLM.reshape(1, G, H // G, L, M)
+    s = jnp.where(mask_BLM[:, None, None], s, NEGATIVE)
+    probs = weigh(jax.nn.softmax(s, axis=-1) * mask_BLM.any(axis=-1)[:, None, None, :, None])
+    return jnp.einsum("bgrlm,bmgk->blgrk", probs.astype(v_BMGK.dtype), v_BMGK).reshape(B, L, H, K)
 
 
 # ---- blockwise ------------------------------------------------------------------------------------------------
@@ -95,12 +133,16 @@ def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL
 
 
 class _Rows(NamedTuple):
-    """What masks a row. segments, key_positions: [N, BLOCK].  first, end: [N], the key blocks of each query block."""
+    """What masks a row. segments, key_positions: [N, BLOCK].  first, end: [N], the key blocks of each query block.
+
+    window: a scalar, or None.
+    """
 
     segments: jax.Array
     key_positions: jax.Array
     first: jax.Array
     end: jax.Array
+    window: jax.Array | None
 
 
 def _first_key_block(segment_ids_BL):
@@ -154,7 +196,10 @@ def _mask(rows: _Rows, i, j, repeats: int):
     """[R * BLOCK, BLOCK] bool: query block i against key block j."""
     q_C, k_C = rows.segments[i], rows.segments[j]
     mask = (q_C[:, None] == k_C[None, :]) & (q_C[:, None] > 0)
-    mask &= (i * BLOCK + jnp.arange(BLOCK))[:, None] >= rows.key_positions[j][None, :]
+    index_C = jnp.arange(BLOCK)
+    mask &= (i * BLOCK + index_C)[:, None] >= rows.key_positions[j][None, :]
+    if rows.window is not None:
+        mask &= jnp.abs((i - j) * BLOCK + index_C[:, None] - index_C[None, :]) < rows.window
     return jnp.tile(mask, (repeats, 1))
 
 
@@ -162,7 +207,7 @@ def _dot(a, b, contract):
     return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=jnp.float32)
 
 
-def _forward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows):
+def _forward_one(scores: Scores, q_NRK, k_NCK, v_NCK, masks: _Rows):
     """One row and key-value head: output [N, R * BLOCK, K] and log-sum-exp [N, R * BLOCK].
 
     By online softmax (Milakov & Gimelshein 2018).
@@ -177,9 +222,9 @@ def _forward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows):
         def key_block(j, state):
             acc, top, total = state
             mask = _mask(masks, i, j, repeats)
-            scores = jnp.where(mask, _dot(q, k_NCK[j], ((1,), (1,))) * scale, NEGATIVE)
-            new_top = jnp.maximum(top, scores.max(axis=1))
-            p = jnp.where(mask, jnp.exp(scores - new_top[:, None]), 0.0)
+            s = jnp.where(mask, scores(_dot(q, k_NCK[j], ((1,), (1,)))), NEGATIVE)
+            new_top = jnp.maximum(top, s.max(axis=1))
+            p = jnp.where(mask, jnp.exp(s - new_top[:, None]), 0.0)
             shrink = jnp.exp(top - new_top)
             acc = acc * shrink[:, None] + _dot(p.astype(v_NCK.dtype), v_NCK[j], ((1,), (0,)))
             return acc, new_top, total * shrink + p.sum(axis=1)
@@ -193,7 +238,7 @@ def _forward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows):
     return lax.fori_loop(0, N, query_block, start)
 
 
-def _backward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows, out_NRK, lse_NR, dout_NRK):
+def _backward_one(scores: Scores, q_NRK, k_NCK, v_NCK, masks: _Rows, out_NRK, lse_NR, dout_NRK):
     """Gradients of `_forward_one` with respect to q, k and v; scores are computed again, block by block."""
     N, rows, _ = q_NRK.shape
     repeats = rows // BLOCK
@@ -206,10 +251,10 @@ def _backward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows, out_NRK, lse_NR, dou
         def key_block(j, state):
             dq, dk_all, dv_all = state
             k, v = k_NCK[j], v_NCK[j]
-            scores = _dot(q, k, ((1,), (1,))) * scale
-            p = jnp.where(_mask(masks, i, j, repeats), jnp.exp(scores - lse[:, None]), 0.0)
+            s = scores(_dot(q, k, ((1,), (1,))))
+            p = jnp.where(_mask(masks, i, j, repeats), jnp.exp(s - lse[:, None]), 0.0)
             dv_all = dv_all.at[j].add(_dot(p.astype(dout.dtype), dout, ((0,), (0,))))
-            ds = (p * (_dot(dout, v, ((1,), (1,))) - delta[:, None]) * scale).astype(q.dtype)
+            ds = (p * (_dot(dout, v, ((1,), (1,))) - delta[:, None]) * scores.slope(s)).astype(q.dtype)
             dk_all = dk_all.at[j].add(_dot(ds, q, ((0,), (0,))))
             return dq + _dot(ds, k, ((1,), (0,))), dk_all, dv_all
 
@@ -222,62 +267,72 @@ def _backward_one(scale, q_NRK, k_NCK, v_NCK, masks: _Rows, out_NRK, lse_NR, dou
     return lax.fori_loop(0, N, query_block, (jnp.zeros_like(q_NRK), zeros, zeros))
 
 
-@jax.custom_vjp
-def blockwise_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL=None):
-    """Flash attention (Dao et al. 2022) by 2-D products, skipping the key blocks that packing masks."""
-    return _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def blockwise_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL, window, scores: Scores):
+    """Flash attention (Dao et al. 2022) by 2-D products, skipping the key blocks that packing and window mask."""
+    return _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL, window, scores)[0]
 
 
-def _loop_inputs(segment_ids_BL, bidirectional_BL, groups: int) -> _Rows:
+def _loop_inputs(segment_ids_BL, bidirectional_BL, window, groups: int) -> _Rows:
     B, L = segment_ids_BL.shape
     blocks = (B, L // BLOCK, BLOCK)
+    first_BN, end_BN = _first_key_block(segment_ids_BL), _end_key_block(segment_ids_BL, bidirectional_BL)
+    if window is not None:
+        index_N = jnp.arange(L // BLOCK)
+        # floor division: of a window that reaches back before the row's beginning, a negative block.
+        first_BN = jnp.maximum(first_BN, ((index_N * BLOCK - window + 1) // BLOCK)[None])
+        end_BN = jnp.minimum(end_BN, (((index_N + 1) * BLOCK + window - 2) // BLOCK + 1)[None])
+        window = jnp.full(B, window)
     rows = _Rows(
         segment_ids_BL.reshape(blocks),
         _key_positions(segment_ids_BL, bidirectional_BL).reshape(blocks),
-        _first_key_block(segment_ids_BL),
-        _end_key_block(segment_ids_BL, bidirectional_BL),
+        first_BN,
+        end_BN,
+        window,
     )
     return jax.tree.map(lambda a: jnp.repeat(a, groups, axis=0), rows)
 
 
-def _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL=None):
-    B, G, scale = q_BLHK.shape[0], k_BLGK.shape[2], 1.0 / math.sqrt(q_BLHK.shape[3])
+def _blockwise_forward(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL, window, scores):
+    B, G = q_BLHK.shape[0], k_BLGK.shape[2]
     q, k, v = (_split(x, G) for x in (q_BLHK, k_BLGK, v_BLGK))
-    rows = _loop_inputs(segment_ids_BL, bidirectional_BL, G)
-    out, lse = lax.map(lambda x: _forward_one(scale, *x), (q, k, v, rows))
-    return _join(out, B, G), (q, k, v, segment_ids_BL, bidirectional_BL, out, lse)
+    rows = _loop_inputs(segment_ids_BL, bidirectional_BL, window, G)
+    out, lse = lax.map(lambda x: _forward_one(scores, *x), (q, k, v, rows))
+    return _join(out, B, G), (q, k, v, segment_ids_BL, bidirectional_BL, window, out, lse)
 
 
-def _blockwise_backward(residuals, dout_BLHK):
-    q, k, v, segment_ids_BL, bidirectional_BL, out, lse = residuals
+def _blockwise_backward(scores, residuals, dout_BLHK):
+    q, k, v, segment_ids_BL, bidirectional_BL, window, out, lse = residuals
     B = dout_BLHK.shape[0]
-    G, scale = q.shape[0] // B, 1.0 / math.sqrt(q.shape[-1])
-    rows = _loop_inputs(segment_ids_BL, bidirectional_BL, G)
+    G = q.shape[0] // B
+    rows = _loop_inputs(segment_ids_BL, bidirectional_BL, window, G)
     inputs = (q, k, v, rows, out, lse, _split(dout_BLHK, G))
-    dq, dk, dv = lax.map(lambda x: _backward_one(scale, *x), inputs)
-    return _join(dq, B, G), _join(dk, B, G).astype(k.dtype), _join(dv, B, G).astype(v.dtype), None, None
+    dq, dk, dv = lax.map(lambda x: _backward_one(scores, *x), inputs)
+    return _join(dq, B, G), _join(dk, B, G).astype(k.dtype), _join(dv, B, G).astype(v.dtype), None, None, None
 
 
 blockwise_attention.defvjp(_blockwise_forward, _blockwise_backward)
 
 
-def cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B):
+def cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B, window, scores: Scores):
     """One new token a row against its own key and value and the cache's at positions < length_B.
 
     Args:
       q_BHK, k_BGK, v_BGK: of the new token.
       k_BGMK, v_BGMK: the cache, with room for M positions.
       length_B: int32, positions filled before it.
+      window, scores: as in `attend`.
 
     Returns: [B, H, K] in q's dtype.
     """
     B, H, K = q_BHK.shape
     G, M = k_BGMK.shape[1:3]
-    q_BGRK = q_BHK.reshape(B, G, H // G, K) / math.sqrt(K)
-    cached = jnp.einsum("bgrk,bgmk->bgrm", q_BGRK, k_BGMK, preferred_element_type=jnp.float32)
-    seen_BM = jnp.arange(M)[None] < length_B[:, None]
+    q_BGRK = q_BHK.reshape(B, G, H // G, K)
+    cached = scores(jnp.einsum("bgrk,bgmk->bgrm", q_BGRK, k_BGMK, preferred_element_type=jnp.float32))
+    ahead_BM = length_B[:, None] - jnp.arange(M)[None]
+    seen_BM = ahead_BM > 0 if window is None else (ahead_BM > 0) & (ahead_BM < window)
     cached = jnp.where(seen_BM[:, None, None], cached, NEGATIVE)
-    own = jnp.einsum("bgrk,bgk->bgr", q_BGRK, k_BGK, preferred_element_type=jnp.float32)[..., None]
+    own = scores(jnp.einsum("bgrk,bgk->bgr", q_BGRK, k_BGK, preferred_element_type=jnp.float32)[..., None])
     top = jnp.maximum(cached.max(axis=-1, keepdims=True), own)
     p_cached, p_own = jnp.exp(cached - top), jnp.exp(own - top)
     out = (

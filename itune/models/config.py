@@ -5,25 +5,87 @@ from __future__ import annotations
 import dataclasses
 
 DTYPES = ("float32", "bfloat16")
+ATTENTION = ("auto", "blockwise", "reference")
+REMAT = ("cheap", "none", "dots", "full")
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the lengths that a model was first trained on.
+
+    kind: "linear" (Chen et al. 2023): every frequency over `factor`; "llama3": only the low ones, those whose
+      wavelength exceeds original_max_positions / low_freq_factor, and between that and high_freq_factor a blend.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary positions (Su et al. 2021)."""
+
+    base: float = 10_000.0
+    scaling: RopeScaling | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerKind:
+    """What may differ from layer to layer.
+
+    window: tokens that a query sees, itself among them; 0 is all.  rope: None for a layer without positions.
+    """
+
+    window: int = 0
+    rope: Rope | None = Rope()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder's dimensions, read from a Hugging Face config.json by `itune.models.families`."""
+    """A decoder's dimensions and variations, read from a Hugging Face config.json by `itune.models.families`.
+
+    Attributes:
+      layers: each layer's kind, from the first to the last.
+      activation: of the gated MLP, "silu" or "gelu_tanh".
+      qkv_bias, o_bias, mlp_bias: whether those products add one.
+      qk_norm: RMSNorm over each head of queries and keys (Dehghani et al. 2023).
+      post_norms: also norms after attention and MLP, before they are added to the residual stream (Gemma 2).
+      norm_offset: norms multiply by offset + scale (1 in Gemma, whose scales start at 0).
+      embed_scale: what embeddings are multiplied with (the square root of the width in Gemma).
+      attention_scale: of scores; 0 is 1 / sqrt(head_dim).
+      attention_softcap, final_softcap: cap * tanh(x / cap) of scores and of logits; 0 is off.
+    """
 
     family: str
     vocab_size: int
     width: int
-    num_layers: int
+    layers: tuple[LayerKind, ...]
     num_heads: int
     num_kv_heads: int
     head_dim: int
     mlp_width: int
-    rope_base: float
     norm_eps: float
     tied_embeddings: bool
     max_positions: int
+    activation: str = "silu"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    norm_offset: float = 0.0
+    embed_scale: float = 1.0
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    final_softcap: float = 0.0
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,18 +100,21 @@ class WeightsConfig:
         the quicker one if it has such instructions (avx512_bf16); without them it has not been measured.
       scan_layers: one compiled layer looped over (flat compile time) or every layer unrolled. Same numbers.
       attention: "auto" (blockwise on CPU, reference elsewhere), "blockwise" or "reference".
+      remat: what the backward pass makes again instead of keeping. "none": nothing; "cheap": norms, rotations and
+        activations; "dots": those and attention, keeping the results of wide products; "full": whole layers, of which
+        only the inputs are kept. Same numbers.
     """
 
     source: str = "smollm2-135m-instruct"
     compute_dtype: str = "float32"
     scan_layers: bool = True
     attention: str = "auto"
+    remat: str = "cheap"
 
     def __post_init__(self) -> None:
-        if self.compute_dtype not in DTYPES:
-            raise ValueError(f"WeightsConfig.compute_dtype={self.compute_dtype!r} must be one of {DTYPES}")
-        if self.attention not in ("auto", "blockwise", "reference"):
-            raise ValueError(f"WeightsConfig.attention={self.attention!r} must be 'auto', 'blockwise' or 'reference'")
+        for name, known in (("compute_dtype", DTYPES), ("attention", ATTENTION), ("remat", REMAT)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"WeightsConfig.{name}={getattr(self, name)!r} must be one of {known}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

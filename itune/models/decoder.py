@@ -1,4 +1,4 @@
-"""A decoder-only transformer of the Llama family, scanned over its layers.
+"""A decoder-only transformer, scanned over its layers: Llama, and by ModelConfig's fields what descends from it.
 
 Legend: B rows, L tokens, D width, F MLP width, H query heads, G key-value heads, K head width, V vocabulary, N layers,
 M cache length.
@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from itune.models.attention import attend, cached_attention
+from itune.batch import Batch
+from itune.models.attention import Scores, attend, cached_attention
 from itune.models.config import LoRAConfig, ModelConfig
-from itune.models.layers import NO_DROPOUT, Dropout, Linear, RMSNorm, dot, embedding_stddev, parameter, rotate, rotation
+from itune.models.layers import (
+    ACTIVATIONS,
+    NO_DROPOUT,
+    Dropout,
+    Linear,
+    RMSNorm,
+    dot,
+    embedding_stddev,
+    neftune,
+    parameter,
+    rotate,
+    rotation,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,12 +39,13 @@ class Compute:
     """How a forward pass is computed; none of it changes what is computed.
 
     dtype: of the operands of wide products.  scan: loop over one compiled layer.  attention: backend.
-    mesh: None for one device.
+    remat: what the backward pass makes again, see `WeightsConfig`.  mesh: None for one device.
     """
 
     dtype: str = "float32"
     scan: bool = True
     attention: str = "auto"
+    remat: str = "cheap"
     mesh: Mesh | None = None
 
     @property
@@ -37,34 +53,65 @@ class Compute:
         """The dtype of what lies between products. On CPU float32: elementwise bfloat16 is emulated there."""
         return "float32" if jax.default_backend() == "cpu" else self.dtype
 
+    def again(self, function: Callable) -> Callable:
+        """For what is cheap to make again (norms, rotations, activations, thin adapter products): not kept for the
+        backward pass, unless remat is "none" or already covers the whole layer."""
+        return jax.checkpoint(function, prevent_cse=not self.scan) if self.remat == "cheap" else function
+
+    def layer(self, function: Callable) -> Callable:
+        """Around a whole layer: of "full" only its inputs are kept, of "dots" also what wide products gave."""
+        policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        if self.remat not in policies:
+            return function
+        return jax.checkpoint(function, prevent_cse=not self.scan, policy=policies[self.remat])
+
+
+class Position(NamedTuple):
+    """Where tokens stand for one layer: what differs between layers is data, so that one compiled layer serves all.
+
+    sin, cos: see `rotation`.  window: int32 scalar, or None where no layer has one.
+    """
+
+    sin: jax.Array
+    cos: jax.Array
+    window: jax.Array | None
+
 
 class Attention(nnx.Module):
-    """Grouped-query attention (Ainslie et al. 2023) with rotary positions."""
+    """Grouped-query attention (Ainslie et al. 2023) with rotary positions, and norms over queries and keys if asked."""
 
     def __init__(self, c: ModelConfig, lora: LoRAConfig | None, **kw):
         heads, groups = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.config = c
-        self.q_proj = Linear("q_proj", c.width, heads, ("embed", "heads"), lora, **kw)
-        self.k_proj = Linear("k_proj", c.width, groups, ("embed", "kv_heads"), lora, **kw)
-        self.v_proj = Linear("v_proj", c.width, groups, ("embed", "kv_heads"), lora, **kw)
-        self.o_proj = Linear("o_proj", heads, c.width, ("heads", "embed"), lora, **kw)
+        self.scores = Scores(c.attention_scale or c.head_dim**-0.5, c.attention_softcap)
+        self.q_proj = Linear("q_proj", c.width, heads, ("embed", "heads"), lora, bias=c.qkv_bias, **kw)
+        self.k_proj = Linear("k_proj", c.width, groups, ("embed", "kv_heads"), lora, bias=c.qkv_bias, **kw)
+        self.v_proj = Linear("v_proj", c.width, groups, ("embed", "kv_heads"), lora, bias=c.qkv_bias, **kw)
+        self.o_proj = Linear("o_proj", heads, c.width, ("heads", "embed"), lora, bias=c.o_bias, **kw)
+        if c.qk_norm:
+            norm = functools.partial(RMSNorm, c.head_dim, c.norm_eps, offset=c.norm_offset, axis=None)
+            self.q_norm, self.k_norm = norm(stack=kw["stack"]), norm(stack=kw["stack"])
 
-    def qkv(self, x_BLD, sin_cos, dtype: str, dropout: Dropout):
+    def qkv(self, x_BLD, at: Position, dtype: str, dropout: Dropout):
         """Rotated queries [B, L, H, K] and keys [B, L, G, K], and values [B, L, G, K]."""
         heads = (*x_BLD.shape[:2], -1, self.config.head_dim)
         q = self.q_proj(x_BLD, dtype, dropout, 0).reshape(heads)
         k = self.k_proj(x_BLD, dtype, dropout, 1).reshape(heads)
         v = self.v_proj(x_BLD, dtype, dropout, 2).reshape(heads)
-        return rotate(q, sin_cos), rotate(k, sin_cos), v
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, (at.sin, at.cos)), rotate(k, (at.sin, at.cos)), v
 
     def output(self, y_BLHK, dtype: str, dropout: Dropout):
         return self.o_proj(y_BLHK.reshape(*y_BLHK.shape[:2], -1), dtype, dropout, 3)
 
 
 class MLP(nnx.Module):
-    """SwiGLU (Shazeer 2020): (silu(x W_gate) * x W_up) W_down."""
+    """A gated unit (Shazeer 2020): (activation(x W_gate) * x W_up) W_down."""
 
     def __init__(self, c: ModelConfig, lora: LoRAConfig | None, **kw):
+        self.activation = ACTIVATIONS[c.activation]
+        kw = dict(kw, bias=c.mlp_bias)
         self.gate_proj = Linear("gate_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
         self.up_proj = Linear("up_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
         self.down_proj = Linear("down_proj", c.mlp_width, c.width, ("mlp", "embed"), lora, **kw)
@@ -73,7 +120,7 @@ class MLP(nnx.Module):
         return self.gate_proj(x_BLD, dtype, dropout, 4), self.up_proj(x_BLD, dtype, dropout, 5)
 
     def down(self, gate_BLF, up_BLF, dtype: str, dropout: Dropout):
-        return self.down_proj(jax.nn.silu(gate_BLF) * up_BLF, dtype, dropout, 6)
+        return self.down_proj(self.activation(gate_BLF) * up_BLF, dtype, dropout, 6)
 
     def __call__(self, x_BLD, dtype: str, dropout: Dropout):
         gate, up = self.gate_and_up(x_BLD, dtype, dropout)
@@ -81,41 +128,58 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """Attention and MLP, each after a norm (and before another, if asked), each added to the residual stream."""
 
     def __init__(self, c: ModelConfig, lora: LoRAConfig | None, *, stack, adapters, rngs):
         kw = dict(stack=stack, adapters=adapters, rngs=rngs)
-        self.attention_norm = RMSNorm(c.width, c.norm_eps, stack=stack)
+        norm = functools.partial(RMSNorm, c.width, c.norm_eps, offset=c.norm_offset, stack=stack)
+        self.attention_norm = norm()
         self.attention = Attention(c, lora, **kw)
-        self.mlp_norm = RMSNorm(c.width, c.norm_eps, stack=stack)
+        self.mlp_norm = norm()
         self.mlp = MLP(c, lora, **kw)
+        if c.post_norms:
+            self.post_attention_norm, self.post_mlp_norm = norm(), norm()
+        self.post_norms = c.post_norms
         self.adapted = lora is not None
 
-    def _residual_dropout(self, y_BLD, dropout: Dropout, site: int):
+    def _add(self, x_BLD, y_BLD, norm: str, dropout: Dropout, site: int):
+        y_BLD = getattr(self, norm)(y_BLD) if self.post_norms else y_BLD
         # With adapters dropout sits on their inputs, as in the LoRA paper; without, on the residual branches, as in T5.
-        return y_BLD if self.adapted else dropout(y_BLD, site)
+        return x_BLD + (y_BLD if self.adapted else dropout(y_BLD, site))
 
-    def __call__(self, x_BLD, segment_ids_BL, bidirectional_BL, sin_cos, compute: Compute, dropout: Dropout):
-        dtype = compute.dtype
+    def __call__(self, x_BLD, segment_ids_BL, bidirectional_BL, at: Position, compute: Compute, dropout: Dropout):
+        dtype, again = compute.dtype, compute.again
         branch = dropout if self.adapted else NO_DROPOUT
-        # What is cheap to make again (norms, rotations, activations, thin adapter products) is not kept for the
-        # backward pass; what went through a wide product is: half the memory, and no wide product made twice.
-        again = functools.partial(jax.checkpoint, prevent_cse=not compute.scan)
-        q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), sin_cos, dtype, branch))(x_BLD)
-        y_BLHK = attend(q, k, v, segment_ids_BL, bidirectional_BL, backend=compute.attention, mesh=compute.mesh)
-        x_BLD = x_BLD + self._residual_dropout(self.attention.output(y_BLHK, dtype, branch), dropout, 7)
+        # What went through a wide product is kept: half the memory, and no wide product made twice.
+        q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), at, dtype, branch))(x_BLD)
+        y_BLHK = attend(
+            q,
+            k,
+            v,
+            segment_ids_BL,
+            bidirectional_BL,
+            window=at.window,
+            scale=self.attention.scores.scale,
+            softcap=self.attention.scores.softcap,
+            backend=compute.attention,
+            mesh=compute.mesh,
+        )
+        y_BLD = self.attention.output(y_BLHK, dtype, branch)
+        x_BLD = again(lambda x, y: self._add(x, y, "post_attention_norm", dropout, 7))(x_BLD, y_BLD)
         gate, up = again(lambda x: self.mlp.gate_and_up(self.mlp_norm(x), dtype, branch))(x_BLD)
         y_BLD = again(lambda gate, up: self.mlp.down(gate, up, dtype, branch))(gate, up)
-        return x_BLD + self._residual_dropout(y_BLD, dropout, 8), (k, v)
+        return again(lambda x, y: self._add(x, y, "post_mlp_norm", dropout, 8))(x_BLD, y_BLD), (k, v)
 
-    def decode(self, x_BD, k_BGMK, v_BGMK, position_B, sin_cos, dtype: str):
+    def decode(self, x_BD, k_BGMK, v_BGMK, position_B, at: Position, dtype: str):
         """One token a row against this layer's cache -> (x [B, D], its key and value, two [B, G, K])."""
         x_B1D = x_BD[:, None]
-        q, k, v = self.attention.qkv(self.attention_norm(x_B1D), sin_cos, dtype, NO_DROPOUT)
+        q, k, v = self.attention.qkv(self.attention_norm(x_B1D), at, dtype, NO_DROPOUT)
         k, v = k[:, 0].astype(k_BGMK.dtype), v[:, 0].astype(v_BGMK.dtype)
-        y = cached_attention(q[:, 0], k, v, k_BGMK, v_BGMK, position_B)
-        x_B1D = x_B1D + self.attention.output(y[:, None], dtype, NO_DROPOUT)
-        return (x_B1D + self.mlp(self.mlp_norm(x_B1D), dtype, NO_DROPOUT))[:, 0], (k, v)
+        y = cached_attention(q[:, 0], k, v, k_BGMK, v_BGMK, position_B, at.window, self.attention.scores)
+        y_B1D = self.attention.output(y[:, None], dtype, NO_DROPOUT)
+        x_B1D = self._add(x_B1D, y_B1D, "post_attention_norm", NO_DROPOUT, 7)
+        y_B1D = self.mlp(self.mlp_norm(x_B1D), dtype, NO_DROPOUT)
+        return self._add(x_B1D, y_B1D, "post_mlp_norm", NO_DROPOUT, 8)[:, 0], (k, v)
 
 
 class Decoder(nnx.Module):
@@ -130,7 +194,7 @@ class Decoder(nnx.Module):
             nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), embedding_stddev(c.width)
         )
         self.layers = Block(c, lora, stack=(c.num_layers,), adapters=adapters, rngs=rngs)
-        self.final_norm = RMSNorm(c.width, c.norm_eps)
+        self.final_norm = RMSNorm(c.width, c.norm_eps, offset=c.norm_offset)
         if not c.tied_embeddings:
             self.head = parameter(nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)
 
@@ -138,13 +202,31 @@ class Decoder(nnx.Module):
         """[V, D]: logits are hidden @ head_weights.T."""
         return self.embed[...] if self.config.tied_embeddings else self.head[...]
 
-    def _rotation(self, positions_BL):
-        """Once for all layers, not in each."""
-        return rotation(positions_BL, self.config.head_dim, self.config.rope_base)
+    def _positions(self, positions_BL) -> Callable[[Any], Position]:
+        """The layers' positions: angles are made once for each kind of layer, and picked by the layer's number."""
+        c = self.config
+        ropes = list(dict.fromkeys(kind.rope for kind in c.layers))
+        tables = [rotation(positions_BL, c.head_dim, rope) for rope in ropes]
+        windows = [kind.window or jnp.iinfo(jnp.int32).max // 2 for kind in c.layers]
+        window_N = jnp.array(windows, jnp.int32) if any(kind.window for kind in c.layers) else None
+        rope_N = jnp.array([ropes.index(kind.rope) for kind in c.layers])
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *tables)
+
+        def at(layer) -> Position:
+            sin, cos = tables[0] if len(ropes) == 1 else jax.tree.map(lambda x: x[rope_N[layer]], stacked)
+            return Position(sin, cos, None if window_N is None else window_N[layer])
+
+        return at
+
+    def _embed(self, tokens, compute: Compute):
+        x = self.embed[...][tokens].astype(compute.activations)
+        return x * self.config.embed_scale if self.config.embed_scale != 1 else x
 
     def head_logits(self, hidden_PD, compute: Compute):
         """[P, V] float32."""
-        return dot(hidden_PD, self.head_weights(), (1, 1), compute.dtype)
+        logits_PV = dot(hidden_PD, self.head_weights(), (1, 1), compute.dtype)
+        cap = self.config.final_softcap
+        return cap * jnp.tanh(logits_PV / cap) if cap else logits_PV
 
     def _loop(self, body, carry, xs, scan: bool):
         """Runs `body(block, carry, x)` over the layers; scanned or unrolled, with the same numbers."""
@@ -177,17 +259,34 @@ class Decoder(nnx.Module):
 
         bidirectional_BL: a prefix-LM's prompts; None for a causal model.
         """
-        x_BLD = self.embed[...][tokens_BL].astype(compute.activations)
-        sin_cos = self._rotation(positions_BL)
+        x_BLD = self._embed(tokens_BL, compute)
+        if dropout.neftune and dropout.keys_B is not None:
+            x_BLD = neftune(x_BLD, segment_ids_BL, dropout.neftune, dropout.keys_B)
+        at = self._positions(positions_BL)
 
         def body(block, x, layer):
             keys = None if dropout.keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(dropout.keys_B, layer)
-            x, cache = block(x, segment_ids_BL, bidirectional_BL, sin_cos, compute, Dropout(dropout.rate, keys))
+            # The block is an argument: what jax.checkpoint closes over it would keep.
+            run = lambda block, x: block(  # noqa: E731
+                x, segment_ids_BL, bidirectional_BL, at(layer), compute, dataclasses.replace(dropout, keys_B=keys)
+            )
+            x, cache = compute.layer(run)(block, x)
             return x, cache if keep_cache else None
 
         x_BLD, cache = self._loop(body, x_BLD, jnp.arange(self.config.num_layers), compute.scan)
         x_BLD = self.final_norm(x_BLD)
         return (x_BLD, cache) if keep_cache else x_BLD
+
+    def batch_hidden(self, batch: Batch, compute: Compute, dropout: Dropout = NO_DROPOUT):
+        """`hidden` of a packed batch."""
+        return self.hidden(
+            batch.tokens,
+            batch.segment_ids,
+            batch.positions,
+            compute,
+            dropout,
+            bidirectional_BL=batch.bidirectional,
+        )
 
     def decode(self, token_B, cache, position_B, compute: Compute):
         """One token a row -> (hidden [B, D], cache): cache is two [N, B, G, M, K], written at `position_B`.
@@ -195,10 +294,10 @@ class Decoder(nnx.Module):
         The layers only read the cache and return the new keys and values, written once at the end: carrying the cache
         through the layers' loop copied it at every layer (three times slower on CPU).
         """
-        x_BD = self.embed[...][token_B].astype(compute.activations)
-        sin_cos = self._rotation(position_B[:, None])
-        one = lambda block, x, kv: block.decode(x, *kv, position_B, sin_cos, compute.dtype)  # noqa: E731
-        x_BD, new = self._loop(one, x_BD, cache, compute.scan)
+        x_BD = self._embed(token_B, compute)
+        at = self._positions(position_B[:, None])
+        one = lambda block, x, xs: block.decode(x, *xs[1], position_B, at(xs[0]), compute.dtype)  # noqa: E731
+        x_BD, new = self._loop(one, x_BD, (jnp.arange(self.config.num_layers), cache), compute.scan)
         rows = jnp.arange(token_B.shape[0])
         write = lambda all_NBGMK, new_NBGK: all_NBGMK.at[:, rows, :, position_B].set(new_NBGK.swapaxes(0, 1))  # noqa: E731
         return self.final_norm(x_BD), jax.tree.map(write, cache, new)

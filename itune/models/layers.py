@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from itune.models.config import LoRAConfig
+from itune.models.config import LoRAConfig, Rope
 
 
 class LoRAParam(nnx.Param):
@@ -37,10 +38,12 @@ class Dropout:
     """Inverted dropout keyed by step and row, so a row's masks don't depend on which device or microbatch holds it.
 
     rate: share dropped; 0 is off.  keys_B: one key a row, already folded with the layer; None is off.
+    neftune: the alpha of the embeddings' noise (see `neftune`); 0 is off.
     """
 
     rate: float
     keys_B: jax.Array | None
+    neftune: float = 0.0
 
     def __call__(self, x_BLD, site: int):
         if self.rate == 0 or self.keys_B is None:
@@ -50,26 +53,29 @@ class Dropout:
         return jnp.where(mask, x_BLD / keep, 0).astype(x_BLD.dtype)
 
 
-jax.tree_util.register_dataclass(Dropout, data_fields=["keys_B"], meta_fields=["rate"])
+jax.tree_util.register_dataclass(Dropout, data_fields=["keys_B"], meta_fields=["rate", "neftune"])
 NO_DROPOUT = Dropout(0.0, None)
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale (Zhang & Sennrich 2019), in float32."""
+    """x / rms(x) * (offset + scale) (Zhang & Sennrich 2019), over the last axis, in float32."""
 
-    def __init__(self, width: int, eps: float, *, stack: tuple[int, ...] = ()):
-        axes = ("layers",) * len(stack) + ("embed",)
-        self.scale = nnx.Param(jnp.ones((*stack, width), jnp.float32), logical_axes=axes)
-        self.eps = eps
+    def __init__(
+        self, width: int, eps: float, *, offset: float = 0.0, axis: str | None = "embed", stack: tuple[int, ...] = ()
+    ):
+        axes = ("layers",) * len(stack) + (axis,)
+        self.scale = nnx.Param(jnp.full((*stack, width), 1.0 - offset, jnp.float32), logical_axes=axes)
+        self.eps, self.offset = eps, offset
 
-    def __call__(self, x_BLD):
-        x = x_BLD.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        return (x * jnp.broadcast_to(self.scale[...], x.shape)).astype(x_BLD.dtype)
+    def __call__(self, x):
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        scale = self.scale[...] + self.offset if self.offset else self.scale[...]
+        return (y * jnp.broadcast_to(scale, y.shape)).astype(x.dtype)
 
 
 class Linear(nnx.Module):
-    """y = x W, plus (alpha / rank) (x A) B where an adapter sits here.
+    """y = x W (+ b), plus (alpha / rank) (x A) B where an adapter sits here.
 
     w [D_in, D_out]; lora_a [A, D_in, R], normal with variance 1 / (3 D_in); lora_b [A, R, D_out], zero at the start, so
     that tuning starts from the base model (Hu et al. 2021). With several adapters the rows are A equal groups.
@@ -83,12 +89,16 @@ class Linear(nnx.Module):
         axes: tuple[str, str],
         lora: LoRAConfig | None,
         *,
+        bias: bool = False,
         stack=(),
         adapters=1,
         rngs,
     ):
         lead = ("layers",) * len(stack)
         self.w = parameter(nnx.Param, rngs(), (*stack, d_in, d_out), (*lead, *axes), d_in**-0.5)
+        self.biased = bias
+        if bias:
+            self.b = parameter(nnx.Param, rngs(), (*stack, d_out), (*lead, axes[1]), 0)
         self.adapted = lora is not None and name in lora.layers
         if lora is not None and self.adapted:
             a_shape, b_shape = (*stack, adapters, d_in, lora.rank), (*stack, adapters, lora.rank, d_out)
@@ -99,6 +109,8 @@ class Linear(nnx.Module):
     def __call__(self, x_BLD, dtype: str, dropout: Dropout = NO_DROPOUT, site: int = 0):
         """dtype: of the products' operands; the result has x's."""
         y = product(x_BLD.reshape(-1, x_BLD.shape[-1]), self.w[...], dtype).reshape(*x_BLD.shape[:-1], -1)
+        if self.biased:
+            y = y + jnp.broadcast_to(self.b[...].astype(y.dtype), y.shape)
         if not self.adapted:
             return y
         a, b = self.lora_a[...], self.lora_b[...] * self.lora_scale
@@ -166,12 +178,26 @@ def _low_rank_backward(dtype, residuals, dy_PF):
 low_rank.defvjp(_low_rank_forward, _low_rank_backward)
 
 
-def rotation(positions_BL, head_dim: int, base: float):
-    """(sin, cos), two [B, L, 1, K/2] float32, of the rotary embedding's angles (Su et al. 2021)."""
+def rotation(positions_BL, head_dim: int, rope: Rope | None):
+    """(sin, cos), two [B, L, 1, K/2] float32, of the rotary embedding's angles; None turns nothing."""
     half = head_dim // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequency = jnp.zeros(half) if rope is None else rope_frequencies(half, rope)
     angle = positions_BL[..., None, None].astype(jnp.float32) * frequency[None, None, None]
     return jnp.sin(angle), jnp.cos(angle)
+
+
+def rope_frequencies(half: int, rope: Rope):
+    """[half] float32, radians a position (Su et al. 2021), scaled as `RopeScaling` says."""
+    frequency = rope.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    s = rope.scaling
+    if s is None:
+        return frequency
+    if s.kind == "linear":
+        return frequency / s.factor
+    # Llama 3.1: by how often a frequency turns within the original length. 0 is stretched, 1 left alone.
+    turns = s.original_max_positions * frequency / (2 * math.pi)
+    kept = jnp.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0.0, 1.0)
+    return frequency * (kept + (1 - kept) / s.factor)
 
 
 def rotate(x_BLHK, sin_cos):
@@ -179,6 +205,23 @@ def rotate(x_BLHK, sin_cos):
     sin, cos = sin_cos
     x1, x2 = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BLHK.dtype)
+
+
+def neftune(x_BLD, segment_ids_BL, alpha: float, keys_B):
+    """Embeddings plus noise, uniform in +-alpha / sqrt(tokens of the example * D) (Jain et al. 2023); keyed by row."""
+    L, D = x_BLD.shape[1:]
+    numbers_BLL = segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]
+    tokens_BL = jnp.where(segment_ids_BL > 0, numbers_BLL.sum(axis=-1), 1)
+    noise_BLD = jax.vmap(lambda key: jax.random.uniform(key, (L, D), minval=-1.0, maxval=1.0))(keys_B)
+    size_BL = alpha * jax.lax.rsqrt(tokens_BL * float(D)) * (segment_ids_BL > 0)
+    return x_BLD + (noise_BLD * size_BL[..., None]).astype(x_BLD.dtype)
+
+
+ACTIVATIONS: dict[str, Callable] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
 
 
 def embedding_stddev(width: int) -> float:

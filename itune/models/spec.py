@@ -98,7 +98,8 @@ def init_params(spec: ModelSpec, seed: int, paths=None) -> Params:
     """Fresh parameters for `paths` (default: the adapters).
 
     Keyed by (seed, path): independent of order, of devices and of each other.
-    lora_b is zero, norms are one, everything else normal with the layer's own scale (see `itune.models.layers`).
+    lora_b and biases are zero, norms multiply by one, everything else is normal with the layer's own scale (see
+    `itune.models.layers`).
     """
     import zlib
 
@@ -111,7 +112,9 @@ def init_params(spec: ModelSpec, seed: int, paths=None) -> Params:
         if leaf == "lora_b":
             out[path] = jnp.zeros(shape, jnp.float32)
         elif leaf == "scale":
-            out[path] = jnp.ones(shape, jnp.float32)
+            out[path] = jnp.full(shape, 1.0 - spec.config.norm_offset, jnp.float32)
+        elif leaf == "b":
+            out[path] = jnp.zeros(shape, jnp.float32)
         else:
             fan_in = shape[-1] if leaf in ("embed", "head") else shape[-2]
             # peft draws A uniformly with this variance; with the same, learning rates carry over.

@@ -60,6 +60,11 @@ class TrainConfig:
       accumulation: microbatches an update; the gradient equals the big batch's.
       loss_norm: "tokens" (every supervised token counts alike) or "example" (every example counts alike).
       dropout_rate: on the inputs of adapters (LoRA) and on residual branches; keyed by step and row.
+      label_smoothing: share of the target's probability that is spread over the vocabulary (Szegedy et al. 2016).
+        Metrics stay plain cross-entropy.
+      z_loss: weight of the squared log of the softmax's sum (Chowdhery et al. 2022: 1e-4), which keeps logits from
+        drifting; not in the metrics either.
+      neftune_alpha: noise on the embeddings (Jain et al. 2023: 5 to 15), keyed as dropout is; 0 is off.
       on_nonfinite: "stop" ends the run with the step's example ids; "skip" logs them and goes on. The update is a
         no-op either way.
       log_every: steps between lines of metrics.jsonl; a line sums the steps since the last one.
@@ -70,6 +75,9 @@ class TrainConfig:
     accumulation: int = 1
     loss_norm: str = "tokens"
     dropout_rate: float = 0.0
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    neftune_alpha: float = 0.0
     on_nonfinite: str = "stop"
     log_every: int = 1
 
@@ -84,8 +92,12 @@ class TrainConfig:
             raise ValueError(
                 f"TrainConfig.batch_size={self.batch_size} must divide by accumulation={self.accumulation}"
             )
-        if not 0 <= self.dropout_rate < 1:
-            raise ValueError(f"TrainConfig.dropout_rate={self.dropout_rate} must be in [0, 1)")
+        for name in ("dropout_rate", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name}={getattr(self, name)} must be in [0, 1)")
+        for name in ("z_loss", "neftune_alpha"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"TrainConfig.{name}={getattr(self, name)} must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
             f"TrainConfig.steps={config.train.steps} x batch_size={config.train.batch_size} need {rows} rows; with "
             f"DataConfig.max_epochs={config.data.max_epochs} the mixture gives {plan.num_rows}"
         )
-    return DataSide(folder, model, tokenizer, manifest, plan, Reader(manifest.train, config.data.split), report)
+    return DataSide(folder, model, tokenizer, manifest, plan, Reader(plan.tasks), report)
 
 
 def look_over(config: RunConfig, data: DataSide, echo: Callable[[str], None]) -> None:

@@ -14,6 +14,7 @@ from itune.config.run import RunConfig
 from itune.data.proportions import proportions
 from itune.errors import UserError
 from itune.models.decoder import Compute
+from itune.models.head import Objective
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
 from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding, replicated
 from itune.training.data_side import DataSide
@@ -90,7 +91,11 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
         raise UserError(str(error)) from None
     w = config.weights
     compute = Compute(
-        dtype=w.compute_dtype, scan=w.scan_layers, attention=w.attention, mesh=mesh if mesh.size > 1 else None
+        dtype=w.compute_dtype,
+        scan=w.scan_layers,
+        attention=w.attention,
+        remat=w.remat,
+        mesh=mesh if mesh.size > 1 else None,
     )
     place = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731
     base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
@@ -101,6 +106,10 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
         num_segments=data.plan.S,
         accumulation=config.train.accumulation,
         dropout_rate=config.train.dropout_rate,
+        neftune_alpha=config.train.neftune_alpha,
+        objective=Objective(
+            data.model.final_softcap, label_smoothing=config.train.label_smoothing, z_loss=config.train.z_loss
+        ),
         compute=compute,
     )
     step = jax.jit(make_train_step(spec, optimizer, settings), donate_argnums=0)

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from itune.batch import FIELDS, Batch
 from itune.models.decoder import Compute
-from itune.models.head import head_loss
+from itune.models.head import Objective, head_loss
 from itune.models.layers import NO_DROPOUT, Dropout
 from itune.models.spec import ModelSpec, Params
 from itune.parallel.mesh import BATCH_AXES
@@ -66,31 +66,41 @@ class StepSettings:
     num_segments: int
     accumulation: int = 1
     dropout_rate: float = 0.0
+    neftune_alpha: float = 0.0
+    objective: Objective = Objective()
     compute: Compute = Compute()
 
 
-def batch_loss(spec: ModelSpec, params: Params, batch: Batch, compute: Compute, dropout: Dropout = NO_DROPOUT):
-    """(sum of loss_weights * nll, nll [B, T]). Only supervised positions go through the LM head."""
+def batch_loss(
+    spec: ModelSpec,
+    params: Params,
+    batch: Batch,
+    compute: Compute,
+    dropout: Dropout = NO_DROPOUT,
+    objective: Objective | None = None,
+):
+    """(sum of loss_weights * objective, nll [B, T]). Only supervised positions go through the LM head.
+
+    objective: None is plain cross-entropy of the model's logits.
+    """
     model = spec.merge(params)
-    hidden_BLD = model.hidden(
-        batch.tokens,
-        batch.segment_ids,
-        batch.positions,
-        compute,
-        dropout,
-        bidirectional_BL=batch.bidirectional,
-    )
+    hidden_BLD = model.batch_hidden(batch, compute, dropout)
     hidden_BTD = jnp.take_along_axis(hidden_BLD, batch.loss_index[..., None], axis=1)
     train_head = ("embed" if spec.config.tied_embeddings else "head") in spec.trainable
-    return _head(hidden_BTD, model.head_weights(), batch.loss_targets, batch.loss_weights, train_head, compute)
+    objective = objective or Objective(spec.config.final_softcap)
+    return _head(
+        hidden_BTD, model.head_weights(), batch.loss_targets, batch.loss_weights, train_head, compute, objective
+    )
 
 
-def _head(hidden_BTD, head_VD, targets_BT, weights_BT, train_head: bool, compute: Compute):
+def _head(hidden_BTD, head_VD, targets_BT, weights_BT, train_head: bool, compute: Compute, objective: Objective):
     def local(hidden_BTD, head_VD, targets_BT, weights_BT):
         shape = targets_BT.shape
         flat = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
         targets, weights = targets_BT.reshape(-1), weights_BT.reshape(-1)
-        total, nll = head_loss(flat, head_VD, targets, weights, dtype=compute.dtype, train_head=train_head)
+        total, nll = head_loss(
+            flat, head_VD, targets, weights, dtype=compute.dtype, train_head=train_head, objective=objective
+        )
         return total[None], nll.reshape(shape)
 
     mesh = compute.mesh
@@ -118,8 +128,9 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
     """
 
     def micro_loss(params, frozen, batch, keys_B):
-        dropout = Dropout(settings.dropout_rate, keys_B) if settings.dropout_rate else NO_DROPOUT
-        return batch_loss(spec, {**frozen, **params}, batch, settings.compute, dropout)
+        noisy = settings.dropout_rate or settings.neftune_alpha
+        dropout = Dropout(settings.dropout_rate, keys_B, settings.neftune_alpha) if noisy else NO_DROPOUT
+        return batch_loss(spec, {**frozen, **params}, batch, settings.compute, dropout, settings.objective)
 
     def gradients(params, frozen, batch, key, step):
         keys_B = row_keys(key, step, batch.row_ids)

@@ -53,7 +53,7 @@ def load_base(folder: Path, spec: ModelSpec, place: Placer | None = None, *, fro
             if path in spec.adapter_paths():
                 continue
             theirs, transposed = table[path]
-            names = [theirs.format(n=n) for n in range(spec.config.num_layers)] if "{n}" in theirs else [theirs]
+            names = [theirs.format(n=n) for n in range(spec.shapes[path][0])] if "{n}" in theirs else [theirs]
             shape = spec.shapes[path][1:] if "{n}" in theirs else spec.shapes[path]
             arrays = [_read(folder, where, name, shape, transposed) for name in names]
             seen.update(names)

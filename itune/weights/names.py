@@ -1,24 +1,48 @@
 """Hugging Face parameter names <-> our paths: a table per family.
 
-A row is (our path, their name, transposed?). "{n}" is the layer; rows with it are stacked over layers.
+A row is (our path, their name, transposed?). "{n}" is the layer; rows with it are stacked over layers. A model has the
+rows whose paths are its parameters' (biases, head and norms are not in every one).
 Their linear weights are [out, in]; ours are [in, out].
 """
 
 from __future__ import annotations
 
-LLAMA = (
-    ("embed", "model.embed_tokens.weight", False),
-    ("final_norm/scale", "model.norm.weight", False),
-    ("head", "lm_head.weight", False),
-    ("layers/attention_norm/scale", "model.layers.{n}.input_layernorm.weight", False),
-    ("layers/mlp_norm/scale", "model.layers.{n}.post_attention_layernorm.weight", False),
-    ("layers/attention/q_proj/w", "model.layers.{n}.self_attn.q_proj.weight", True),
-    ("layers/attention/k_proj/w", "model.layers.{n}.self_attn.k_proj.weight", True),
-    ("layers/attention/v_proj/w", "model.layers.{n}.self_attn.v_proj.weight", True),
-    ("layers/attention/o_proj/w", "model.layers.{n}.self_attn.o_proj.weight", True),
-    ("layers/mlp/gate_proj/w", "model.layers.{n}.mlp.gate_proj.weight", True),
-    ("layers/mlp/up_proj/w", "model.layers.{n}.mlp.up_proj.weight", True),
-    ("layers/mlp/down_proj/w", "model.layers.{n}.mlp.down_proj.weight", True),
+Table = tuple[tuple[str, str, bool], ...]
+
+_LINEAR = {
+    "attention": ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
+    "mlp": ("mlp", ("gate_proj", "up_proj", "down_proj")),
+}
+
+
+def _decoder(**norms: str) -> Table:
+    """norms: our name of a layer's norm = theirs."""
+    rows = [
+        ("embed", "model.embed_tokens.weight", False),
+        ("final_norm/scale", "model.norm.weight", False),
+        ("head", "lm_head.weight", False),
+    ]
+    rows += [(f"layers/{ours}/scale", f"model.layers.{{n}}.{theirs}.weight", False) for ours, theirs in norms.items()]
+    rows += [
+        (f"layers/attention/{name}/scale", f"model.layers.{{n}}.self_attn.{name}.weight", False)
+        for name in ("q_norm", "k_norm")
+    ]
+    for ours, (theirs, names) in _LINEAR.items():
+        rows += [(f"layers/{ours}/{name}/w", f"model.layers.{{n}}.{theirs}.{name}.weight", True) for name in names]
+        rows += [(f"layers/{ours}/{name}/b", f"model.layers.{{n}}.{theirs}.{name}.bias", False) for name in names]
+    return tuple(rows)
+
+
+LLAMA = _decoder(attention_norm="input_layernorm", mlp_norm="post_attention_layernorm")
+# What Llama calls post_attention_layernorm stands before the MLP; Gemma 2's stands after attention.
+GEMMA2 = _decoder(
+    attention_norm="input_layernorm",
+    post_attention_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    post_mlp_norm="post_feedforward_layernorm",
 )
 
-TABLES = {"llama": LLAMA}
+TABLES: dict[str, Table] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"), LLAMA),
+    **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA2),
+}

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from itune.errors import UserError
-from itune.models.config import ModelConfig
+from itune.models.config import LayerKind, ModelConfig, Rope
 from itune.models.families import read_config
 
 PLAIN = {
@@ -44,12 +44,11 @@ def test_plain(read):
         family="llama",
         vocab_size=320,
         width=48,
-        num_layers=2,
         num_heads=6,
         num_kv_heads=2,
         head_dim=8,
         mlp_width=100,
-        rope_base=20_000.0,
+        layers=(LayerKind(rope=Rope(base=20_000.0)),) * 2,
         norm_eps=1e-5,
         tied_embeddings=True,
         max_positions=256,
@@ -66,7 +65,7 @@ def test_what_a_file_leaves_out_is_transformers_default(read):
         "hidden_act",
     )
     c = read(**dict.fromkeys(left_out, ...))
-    assert (c.num_kv_heads, c.max_positions, c.norm_eps, c.rope_base, c.tied_embeddings) == (
+    assert (c.num_kv_heads, c.max_positions, c.norm_eps, c.layers[0].rope.base, c.tied_embeddings) == (
         6,
         2048,
         1e-6,
@@ -81,7 +80,7 @@ def test_head_dim_need_not_follow_from_the_width(read):
 
 @pytest.mark.parametrize("given", ["rope_parameters", "rope_scaling"])
 def test_rotary_parameters_of_transformers_5(read, given):
-    assert read(rope_theta=..., **{given: {"rope_type": "default", "rope_theta": 7000.0}}).rope_base == 7000.0
+    assert read(rope_theta=..., **{given: {"rope_type": "default", "rope_theta": 7000.0}}).layers[1].rope.base == 7000.0
 
 
 def test_what_does_not_matter_is_passed_over(read):
@@ -106,12 +105,13 @@ def test_what_does_not_matter_is_passed_over(read):
     ("field", "value"),
     [
         ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("rope_scaling", {"type": "linear", "factor": "2.0"}),
+        ("rope_scaling", {"type": "dynamic", "factor": 2.0}),
         ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}),
         ("rope_parameters", {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
         ("rope_interleaved", True),
-        ("attention_bias", True),
-        ("mlp_bias", True),
+        ("attention_bias", "yes"),
+        ("mlp_bias", 1),
         ("hidden_act", "gelu"),
         ("sliding_window", 4096),
         ("attention_dropout", 0.1),
@@ -146,7 +146,7 @@ def test_a_misspelt_optional_field_is_not_passed_over(read):
 
 
 def test_other_families(read):
-    with pytest.raises(UserError, match=r"model_type 'lama' is not supported \(only llama\)\. Did you mean 'llama'\?"):
+    with pytest.raises(UserError, match=r"model_type 'lama' is not supported \(only llama, .*\)\. Did you mean 'llama'\?"):
         read(model_type="lama")
     with pytest.raises(UserError, match="model_type None"):
         read(model_type=...)

@@ -91,7 +91,7 @@ def test_config(converted, tied):
     assert (c.family, c.width, c.mlp_width, c.num_layers) == ("llama", WIDTH, MLP, LAYERS)
     assert (c.num_heads, c.num_kv_heads, c.head_dim) == (HEADS, KV_HEADS, HEAD_DIM)
     assert (c.vocab_size, c.max_positions, c.tied_embeddings) == (len(tokens()[0]), 128, tied)
-    assert (c.rope_base, c.norm_eps) == (50_000.0, 1e-5)
+    assert (c.layers[0].rope.base, c.norm_eps) == (50_000.0, 1e-5)
 
 
 def test_tokenizer_files(converted):
