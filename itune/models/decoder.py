@@ -22,6 +22,7 @@ from itune.models.config import LoRAConfig, ModelConfig
 from itune.models.layers import (
     ACTIVATIONS,
     NO_DROPOUT,
+    PRODUCT,
     Dropout,
     Linear,
     RMSNorm,
@@ -60,7 +61,7 @@ class Compute:
 
     def layer(self, function: Callable) -> Callable:
         """Around a whole layer: of "full" only its inputs are kept, of "dots" also what wide products gave."""
-        policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        policies = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}
         if self.remat not in policies:
             return function
         return jax.checkpoint(function, prevent_cse=not self.scan, policy=policies[self.remat])

@@ -15,8 +15,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from itune.models.config import LoRAConfig, Rope
+
+PRODUCT = "product"  # what remat policies call a wide product's result
 
 
 class LoRAParam(nnx.Param):
@@ -109,6 +112,7 @@ class Linear(nnx.Module):
     def __call__(self, x_BLD, dtype: str, dropout: Dropout = NO_DROPOUT, site: int = 0):
         """dtype: of the products' operands; the result has x's."""
         y = product(x_BLD.reshape(-1, x_BLD.shape[-1]), self.w[...], dtype).reshape(*x_BLD.shape[:-1], -1)
+        y = checkpoint_name(y, PRODUCT)
         if self.biased:
             y = y + jnp.broadcast_to(self.b[...].astype(y.dtype), y.shape)
         if not self.adapted:

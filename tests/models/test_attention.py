@@ -44,16 +44,27 @@ def prompts(seg, share=0.6):
     return jnp.asarray(out)
 
 
-@pytest.mark.parametrize("prefix", [False, True], ids=["causal", "prefix"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_blockwise_equals_reference_in_value_and_gradient(layout, prefix):
+EXTRAS = {
+    "plain": {},
+    "window": {"window": 70},
+    "short window": {"window": 1},
+    "soft-cap": {"softcap": 1.5, "scale": 0.4},
+    "both": {"window": 129, "softcap": 2.0},
+}
+CASES = [(layout, prefix, "plain") for layout in LAYOUTS for prefix in (False, True)]
+CASES += [(layout, prefix, extra) for extra in EXTRAS if extra != "plain" for layout, prefix in (("many", False),)]
+CASES += [("padding", True, "window"), ("on block edges", True, "both")]
+
+
+@pytest.mark.parametrize(("layout", "prefix", "extra"), CASES, ids=str)
+def test_blockwise_equals_reference_in_value_and_gradient(layout, prefix, extra):
     seg = LAYOUTS[layout]
     bidirectional = prompts(seg) if prefix else None
     weight = jnp.cos(jnp.arange(B * L * H * K, dtype=jnp.float32)).reshape(B, L, H, K)
 
     def run(backend):
         def loss(q, k, v):
-            out = attend(q, k, v, seg, bidirectional, backend=backend)
+            out = attend(q, k, v, seg, bidirectional, backend=backend, **EXTRAS[extra])
             return (out * weight).sum(), out
 
         (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs())

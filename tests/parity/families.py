@@ -5,7 +5,10 @@ Numbers come from NumPy by parameter name, so that both environments have the sa
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,3 +114,31 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 def prompts() -> list[list[int]]:
     rng = np.random.default_rng(6)
     return [rng.integers(3, SIZES["vocab_size"], n).tolist() for n in PROMPT_LENGTHS]
+
+
+def write_folder(folder: Path, name: str, tensors: Mapping[str, tuple[int, ...]]) -> Path:
+    """`folder` with config.json and model.safetensors, of `tensors` ({their name: shape})."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIGS[name]), "utf-8")
+    numbers = {tensor: array(tensor, shape) for tensor, shape in tensors.items()}
+    save_file(numbers, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def summary(results: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is committed of a family's results: its last logits, its loss, and of each gradient, by sorted name, its
+    length and its product with fixed numbers (which a transposed or permuted one would not have)."""
+    names = sorted(name for name in results if name.startswith("grad/"))
+    pairs = []
+    for name in names:
+        gradient = results[name].astype(np.float64)
+        weights = np.random.default_rng(7).standard_normal(gradient.size).reshape(gradient.shape)
+        pairs.append((np.linalg.norm(gradient), (gradient * weights).sum()))
+    return {
+        "logits": results["logits"][:, -1].astype(np.float32),
+        "loss": np.float32(results["loss"]),
+        "gradients": np.array(pairs, np.float32),
+        "names": np.array(names),
+    }

@@ -12,14 +12,21 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.parity import families
 
 
-def write(folder: Path) -> None:
-    """Per family `folder`/NAME: config.json and model.safetensors as transformers saves them, refs.npz, greedy.json."""
+def write(folder: Path) -> dict[str, np.ndarray]:
+    """Per family `folder`/NAME: config.json and model.safetensors as transformers saves them, refs.npz, greedy.json.
+
+    Returns: the golden's numbers, {"NAME/logits": ..., ...}.
+    """
+    golden = {}
     for name, fields in families.CONFIGS.items():
         model = build(dict(fields))
         model.save_pretrained(folder / name)
-        np.savez(folder / name / "refs.npz", **references(model))
+        found = references(model)
+        np.savez(folder / name / "refs.npz", **found)
+        golden |= {f"{name}/{key}": a for key, a in families.summary(found).items()}
         rows = [greedy(model, prompt) for prompt in families.prompts()]
         (folder / name / "greedy.json").write_text(json.dumps(rows), "utf-8")
+    return golden
 
 
 def build(fields: dict) -> torch.nn.Module:

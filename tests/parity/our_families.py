@@ -14,7 +14,8 @@ from itune.batch import Batch
 from itune.inference.generate import Generator
 from itune.models.config import FullConfig
 from itune.models.decoder import Compute, logits
-from itune.models.spec import ModelSpec, Params
+from itune.models.families import read_config
+from itune.models.spec import ModelSpec, Params, model_spec
 from itune.training.step import batch_loss
 from itune.weights.names import TABLES
 from tests.parity import families, ours
@@ -79,3 +80,22 @@ def greedy(spec: ModelSpec, params: Params, rows: list[dict], compute: Compute) 
     found = Generator(spec, params, compute).generate([row["prompt"] for row in rows], families.NEW_TOKENS, 2)
     faults = [ours.greedy_difference(new, row, 2) for new, row in zip(found, rows, strict=True)]
     return [fault for fault in faults if fault]
+
+
+def write_folder(folder: Path, name: str) -> Path:
+    """A family's tiny checkpoint, as transformers would save it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(families.CONFIGS[name]), "utf-8")
+    return families.write_folder(folder, name, shapes(model_spec(read_config(folder))))
+
+
+def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """{Hugging Face's name: shape} of a model's parameters."""
+    found = {}
+    for path, theirs, transposed in TABLES[spec.config.family]:
+        if path not in spec.shapes:
+            continue
+        shape = spec.shapes[path][1:] if "{n}" in theirs else spec.shapes[path]
+        for n in range(spec.shapes[path][0]) if "{n}" in theirs else [0]:
+            found[theirs.format(n=n)] = shape[::-1] if transposed else shape
+    return found

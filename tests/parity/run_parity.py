@@ -28,7 +28,7 @@ from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.generate import Generator  # noqa: E402
 from itune.models.decoder import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
-from tests.parity import chats, corpus, our_chats, ours, tiny  # noqa: E402
+from tests.parity import chats, corpus, families, our_chats, our_families, ours, tiny  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
 MIN_LINES = 10_000
@@ -139,6 +139,17 @@ def tiny_model(_: Path, refs: Path) -> str:
     return f"{len(errors)} logits, losses and gradients, plain and peft's LoRA: at most {errors[name]:.1e} apart"
 
 
+def family_models(_: Path, refs: Path) -> str:
+    largest, count = 0.0, 0
+    for name in families.CONFIGS:
+        errors, faults = our_families.differences(refs / "families" / name, Compute())
+        worst = max(errors, key=errors.__getitem__)
+        require(errors[worst] <= our_families.TOLERANCE, f"{name}: {worst} is {errors[worst]:.2e} apart")
+        require(not faults, f"{name}: {faults[:2]}")
+        largest, count = max(largest, errors[worst]), count + len(errors)
+    return f"{', '.join(families.CONFIGS)}: {count} logits, losses, gradients at most {largest:.1e} apart; greedy equal"
+
+
 def goldens(_: Path, refs: Path) -> str:
     """The committed files are what the references still say."""
     golden = ROOT / "tests" / "golden"
@@ -162,6 +173,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "token lines": token_lines,
     "chat": chat,
     "tiny llama": tiny_model,
+    "families": family_models,
     "goldens": goldens,
 }
 

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from itune.models.config import FullConfig
+from itune.models.decoder import Compute
 from tests.conftest import ROOT
-from tests.parity import chats, our_chats, ours, tiny
+from tests.parity import chats, families, our_chats, our_families, ours, tiny
 
 GOLDEN = ROOT / "tests" / "golden"
 CHANGED = "Refactor? A bug. Intended? make_golden.py --golden, and say so in CHANGELOG."
@@ -32,6 +34,19 @@ def test_tiny_llama_has_transformers_logits_loss_and_gradients(tiny_folder, tiny
     errors = ours.worst(ours.tiny_results(tiny_folder, lora=lora), expected)
     assert len(errors) == 2 + (3 * 7 * 2 if lora else 3 * 9 + 3)
     assert max(errors.values()) < 1e-4, (CHANGED, max(errors, key=errors.__getitem__), max(errors.values()))
+
+
+@pytest.mark.parametrize("name", families.CONFIGS)
+def test_each_family_has_transformers_logits_loss_and_gradients(name, tmp_path):
+    golden = np.load(GOLDEN / "families.npz")
+    spec, params = ours.load(our_families.write_folder(tmp_path, name), FullConfig())
+    found = families.summary(our_families.results(spec, params, Compute()))
+    assert found["names"].tolist() == golden[f"{name}/names"].tolist()
+    for key in ("logits", "loss", "gradients"):
+        expected = golden[f"{name}/{key}"]
+        # A gradient's product with fixed numbers is at most its length times theirs.
+        scale = np.abs(expected[:, :1]) * 40 if key == "gradients" else np.abs(expected).max()
+        assert (np.abs(found[key] - expected) <= 1e-4 * scale).all(), (CHANGED, key)
 
 
 @pytest.fixture(scope="module")
