@@ -274,6 +274,7 @@ FAMILIES = {
         layer_types=None,
         no_rope_layers=None,
         no_rope_layer_interval=4,
+        max_window_layers=28,  # Qwen's, and read by nothing here
     ),
     "gemma": _row(
         "Gemma", _gemma, **_GEMMA, num_key_value_heads=16, hidden_act="gelu_pytorch_tanh", hidden_activation=None
@@ -311,6 +312,8 @@ def read_config(folder: Path) -> ModelConfig:
     path = Path(folder) / "config.json"
     raw = read_raw(path)
     name = raw.get("model_type")
+    if name not in FAMILIES and isinstance(raw.get("text_config"), dict):
+        raise UserError(f"{path}: model_type {name!r} has more than text (text_config); only text models are supported")
     if name not in FAMILIES:
         raise UserError(
             f"{path}: model_type {name!r} is not supported (only {', '.join(FAMILIES)}).{nearest(str(name), FAMILIES)}"
