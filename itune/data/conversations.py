@@ -20,6 +20,8 @@ from itune.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
+# A row's "file:line", under a name that no field can have: for errors, and no part of the data.
+PLACE = "<place>"
 TURNS = ("all", "last", "each")
 PATHS = ("best", "all")
 
@@ -46,8 +48,10 @@ _LOST = "messages whose parents are not in the file"
 Records = Iterable[tuple[str, dict[str, Any]]]
 Counts = collections.Counter[str]
 
+# A conversation and its place in the source, "file:7".
+Placed = tuple[str, list[Turn]]
 # Reads records into conversations, and counts what it leaves out.
-Reader = Callable[[Records, Counts], Iterator[list[Turn]]]
+Reader = Callable[[Records, Counts], Iterator[Placed]]
 
 
 class _LeftOut(Exception):
@@ -115,15 +119,15 @@ def conversation_rows(
     """
     learnt: dict[str, str] = {}
     left_out: Counts = collections.Counter()
-    for conversation in conversations(read_records(path, encoding), left_out):
+    for where, conversation in conversations(read_records(path, encoding), left_out):
         opening = next((turn.text for turn in conversation if turn.role == USER), "")
         side = split_of(normalise(opening), identity=identity, validation_fraction=validation_fraction)
         try:
             rows = [*examples(conversation, turns, learnt, left_out)]
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
         if side == split:
-            yield from rows
+            yield from ({**row, PLACE: where} for row in rows)
     counted = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     if not learnt:
         raise UserError(f"{path}: no turn to learn from; left out: {counted or 'nothing'}")
@@ -134,14 +138,14 @@ def conversation_rows(
 # OpenAI and ShareGPT
 
 
-def openai_conversations(records: Records, left_out: Counts, key: str = "messages") -> Iterator[list[Turn]]:
+def openai_conversations(records: Records, left_out: Counts, key: str = "messages") -> Iterator[Placed]:
     """{"messages": [{"role": "user", "content": "2+2?"}, ...]} -> [Turn(role=USER, text="2+2?"), ...].
 
     Content in parts of type "text" is joined by line breaks. Left out: conversations with tools, or other parts.
     """
     for where, record in records:
         try:
-            yield [_openai_turn(message, at) for at, message in _messages(record, key, where)]
+            yield where, [_openai_turn(message, at) for at, message in _messages(record, key, where)]
         except _LeftOut as reason:
             left_out[str(reason)] += 1
 
@@ -160,7 +164,7 @@ def _openai_turn(message: Mapping[str, Any], at: str) -> Turn:
     return Turn(role=role, text=_trim(field_text(message, "content", at)), trained=message.get("weight") != 0)
 
 
-def sharegpt_conversations(records: Records, left_out: Counts, key: str = "conversations") -> Iterator[list[Turn]]:
+def sharegpt_conversations(records: Records, left_out: Counts, key: str = "conversations") -> Iterator[Placed]:
     """{"conversations": [{"from": "human", "value": "2+2?"}, ...]} -> [Turn(role=USER, text="2+2?"), ...].
 
     A "system" text beside the conversation comes first. Left out: conversations with tools.
@@ -172,7 +176,7 @@ def sharegpt_conversations(records: Records, left_out: Counts, key: str = "conve
             for at, message in _messages(record, key, where):
                 role = _role(message, "from", _SHAREGPT_ROLES, at)
                 turns.append(Turn(role=role, text=_trim(field_text(message, "value", at))))
-            yield turns
+            yield where, turns
         except _LeftOut as reason:
             left_out[str(reason)] += 1
 
@@ -214,7 +218,7 @@ class _Message:
     replies: list[_Message]
 
 
-def oasst_conversations(records: Records, left_out: Counts, paths: str = "best") -> Iterator[list[Turn]]:
+def oasst_conversations(records: Records, left_out: Counts, paths: str = "best") -> Iterator[Placed]:
     """Paths from each tree's prompt to a message without replies: the "best" one, or "all".
 
     Records are trees, {"prompt": {"message_id", "text", "role": "prompter", "replies": [...]}}, or single messages,
@@ -222,13 +226,16 @@ def oasst_conversations(records: Records, left_out: Counts, paths: str = "best")
     without one come last, in the order of the file. Left out: what is deleted or hangs from no prompt.
     """
     flat: dict[str, tuple[_Message, str]] = {}
+    places: dict[str, str] = {}
     for where, record in records:
         if isinstance(record.get("prompt"), dict):
-            yield from _paths(_tree(where, record["prompt"]), paths, left_out)
+            for turns in _paths(_tree(where, record["prompt"]), paths, left_out):
+                yield where, turns
         elif "message_id" in record:
             message = _message(where, record)
             if message.turn.id in flat:
                 raise UserError(f"{where}: message_id {message.turn.id!r} comes twice")
+            places[message.turn.id] = where
             flat[message.turn.id] = (message, field_text(record, "parent_id", where, optional=True))
         else:
             raise UserError(
@@ -243,7 +250,8 @@ def oasst_conversations(records: Records, left_out: Counts, paths: str = "best")
     if lost:
         left_out[_LOST] += lost
     for root in roots:
-        yield from _paths(root, paths, left_out)
+        for turns in _paths(root, paths, left_out):
+            yield places[turns[-1].id], turns
 
 
 def _tree(where: str, prompt: dict[str, Any]) -> _Message:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from itune.data import splits as splits_lib
 from itune.data.conversations import (
     PATHS,
+    PLACE,
     TURNS,
     Reader,
     conversation_rows,
@@ -39,9 +40,6 @@ Paths = str | Path | Mapping[str, str | Path]
 
 # Rows of the sources read last: V variants and both splits of a task are rendered one after another from one reading.
 _RECENT_SOURCES = 4
-
-# A row's "file:line", under a name that no field can have: for errors, and no part of the data.
-PLACE = "<place>"
 
 
 class RowSource(seqio.DataSource):

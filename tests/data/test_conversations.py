@@ -401,7 +401,7 @@ def test_other_faults(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", [{"prompt": message("u1", message("a1"))}, {"prompt": message("u2")}])
     assert len(rows(oasst_task, path, "fine")) == 1
     path = jsonl(tmp_path / "y.jsonl", [{"prompt": message("u1", message("a1"))}, {"prompt": message("u2", TREE)}])
-    with pytest.raises(UserError, match="y.jsonl: message 'a1' comes twice, with different text"):
+    with pytest.raises(UserError, match=r"y.jsonl:\d+: message 'a1' comes twice, with different text"):
         rows(oasst_task, path, "twice", paths="all")
     path = jsonl(tmp_path / "z.jsonl", [{"messages": []}])
     with pytest.raises(UserError, match="z.jsonl: no turn to learn from; left out: 1 conversations without"):

@@ -110,6 +110,25 @@ PLACED = """
 """
 
 
+CONVERSATIONS = """
+    from pathlib import Path
+
+    from itune.data import openai_task
+
+    HERE = Path(__file__).parent
+    openai_task("talk", path=str(HERE / "talk.jsonl"), licence="none", turns="all")
+"""
+
+
+def test_a_bad_conversation_is_told_with_file_and_line(toy: Toy) -> None:
+    toy.write(CONVERSATIONS)
+    talk = [[("user", f"question {i}"), ("assistant", "<eos> no" if i == 2 else "yes")] for i in range(4)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in turns]} for turns in talk]
+    (toy.folder / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"record '\w+' at .*talk.jsonl:3: EOS stands inside its targets"):
+        toy.prepare(mixture="talk", eval_split="train")
+
+
 def test_a_bad_record_of_a_file_is_told_with_file_and_line(toy: Toy) -> None:
     toy.write(PLACED)
     rows = [{"q": f"question {i}", "a": "" if i == 3 else "yes"} for i in range(6)]
