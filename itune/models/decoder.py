@@ -151,6 +151,7 @@ class Block(nnx.Module):
     def __call__(self, x_BLD, segment_ids_BL, bidirectional_BL, at: Position, compute: Compute, dropout: Dropout):
         dtype, again = compute.dtype, compute.again
         branch = dropout if self.adapted else NO_DROPOUT
+        add = again if self.post_norms else lambda function: function
         # What went through a wide product is kept: half the memory, and no wide product made twice.
         q, k, v = again(lambda x: self.attention.qkv(self.attention_norm(x), at, dtype, branch))(x_BLD)
         y_BLHK = attend(
@@ -166,10 +167,10 @@ class Block(nnx.Module):
             mesh=compute.mesh,
         )
         y_BLD = self.attention.output(y_BLHK, dtype, branch)
-        x_BLD = again(lambda x, y: self._add(x, y, "post_attention_norm", dropout, 7))(x_BLD, y_BLD)
+        x_BLD = add(lambda x, y: self._add(x, y, "post_attention_norm", dropout, 7))(x_BLD, y_BLD)
         gate, up = again(lambda x: self.mlp.gate_and_up(self.mlp_norm(x), dtype, branch))(x_BLD)
         y_BLD = again(lambda gate, up: self.mlp.down(gate, up, dtype, branch))(gate, up)
-        return again(lambda x, y: self._add(x, y, "post_mlp_norm", dropout, 8))(x_BLD, y_BLD), (k, v)
+        return add(lambda x, y: self._add(x, y, "post_mlp_norm", dropout, 8))(x_BLD, y_BLD), (k, v)
 
     def decode(self, x_BD, k_BGMK, v_BGMK, position_B, at: Position, dtype: str):
         """One token a row against this layer's cache -> (x [B, D], its key and value, two [B, G, K])."""
