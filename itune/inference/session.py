@@ -218,9 +218,9 @@ def build(
         remat=weights.remat,
         mesh=mesh if mesh.size > 1 else None,
     )
-    put = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731
-    base = load_base(folder, spec, lambda p, a: put(p, trained.get(p, a)), frozen_dtype=compute.activations)
-    adapters = {path: put(path, trained[path]) for path in spec.adapter_paths()}
+    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
+    base = load_base(folder, spec, place, frozen_dtype=compute.activations, instead=trained)
+    adapters = {path: jax.device_put(trained[path], place(path)) for path in spec.adapter_paths()}
     return Session(
         name=name,
         tokenizer=tokenizer,

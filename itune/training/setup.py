@@ -97,7 +97,7 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
         remat=w.remat,
         mesh=mesh if mesh.size > 1 else None,
     )
-    place = lambda path, array: jax.device_put(array, param_sharding(mesh, spec.axes[path], array.shape))  # noqa: E731
+    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
     base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)
     optimizer = make_optimizer(config.optimizer)

@@ -1,81 +1,124 @@
-"""Safetensors in a Hugging Face folder -> parameters by path, laid on the mesh one at a time."""
+"""Safetensors in a Hugging Face folder -> parameters by path, each device's slice read by itself.
+
+Neither the model nor a parameter of all layers is ever whole in host memory, beyond what the devices there hold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from jax.sharding import Sharding, SingleDeviceSharding
 
-from itune.errors import UserError, nearest
+from itune.errors import UserError
 from itune.models.spec import ModelSpec, Params
 from itune.weights.names import TABLES
+from itune.weights.shards import Index, Tensors, open_tensors
 
-Placer = Callable[[str, np.ndarray], jax.Array]
-
-
-@contextmanager
-def _tensors(folder: Path) -> Iterator[dict]:
-    """{tensor name: open, memory-mapped file that holds it}."""
-    with ExitStack() as stack:
-        where = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                file = stack.enter_context(safe_open(path, framework="numpy"))
-            except (SafetensorError, OSError) as e:
-                raise UserError(f"{path}: not a readable safetensors file ({e})") from None
-            where.update(dict.fromkeys(file.keys(), file))
-        if not where:
-            raise UserError(f"{folder}: holds no *.safetensors file")
-        yield where
+Placer = Callable[[str], Sharding]
 
 
-def load_base(folder: Path, spec: ModelSpec, place: Placer | None = None, *, frozen_dtype: str = "float32") -> Params:
+def load_base(
+    folder: Path,
+    spec: ModelSpec,
+    place: Placer | None = None,
+    *,
+    frozen_dtype: str = "float32",
+    instead: Mapping[str, np.ndarray] | None = None,
+) -> Params:
     """Every base parameter of `spec`, read from `folder`.
 
     Args:
-      place: puts one numpy array, by path, on the devices (default: the default device). Only one parameter is whole
-        in host memory at a time.
+      place: where a parameter lies, by path (default: on the default device).
       frozen_dtype: dtype of parameters that don't train; those that do are float32.
+      instead: parameters that a checkpoint has; they are placed and the folder's are not read.
 
-    Raises: UserError naming the file's folder and the tensor for a missing tensor, a wrong shape or an extra tensor.
+    Raises: UserError naming the file and the tensor: missing, extra, of a wrong shape or type, not finite.
     """
-    place = place or (lambda path, array: jnp.asarray(array))
+    place = place or (lambda path: SingleDeviceSharding(jax.devices()[0]))
+    instead = instead or {}
     table = {ours: (theirs, transposed) for ours, theirs, transposed in TABLES[spec.config.family]}
     params, seen = {}, set()
-    with _tensors(folder) as where:
+    with open_tensors(folder) as tensors:
         for path in spec.paths:
             if path in spec.adapter_paths():
                 continue
             theirs, transposed = table[path]
-            names = [theirs.format(n=n) for n in range(spec.shapes[path][0])] if "{n}" in theirs else [theirs]
-            shape = spec.shapes[path][1:] if "{n}" in theirs else spec.shapes[path]
-            arrays = [_read(folder, where, name, shape, transposed) for name in names]
+            shape, dtype = spec.shapes[path], jnp.dtype("float32" if path in spec.trainable else frozen_dtype)
+            stacked = "{n}" in theirs
+            names = [theirs.format(n=n) for n in range(shape[0])] if stacked else [theirs]
+            for name in names:
+                _check_shape(tensors, name, shape[1:] if stacked else shape, transposed)
             seen.update(names)
-            array = np.stack(arrays) if "{n}" in theirs else arrays[0]
-            array = array.astype(np.float32 if path in spec.trainable else jnp.dtype(frozen_dtype))
-            params[path] = place(path, array)
-        extra = sorted(set(where) - seen - ({"lm_head.weight"} if spec.config.tied_embeddings else set()))
-        if extra:
-            raise UserError(
-                f"{folder}: tensor {extra[0]!r} has no place in a {spec.config.family} model ({len(extra)} such)"
-            )
+            if path in instead:
+                params[path] = jax.device_put(instead[path].astype(dtype), place(path))
+            else:
+                read = _reader(tensors, names, dtype, stacked=stacked, transposed=transposed)
+                params[path] = make_array(shape, place(path), read)
+        _check_rest(tensors, seen, spec)
     return params
 
 
-def _read(folder: Path, where: dict[str, Any], name: str, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
-    """One tensor, in our orientation. Raises UserError if it is missing or not of `shape`."""
-    if name not in where:
-        raise UserError(f"{folder}: tensor {name!r} is missing.{nearest(name, where)}")
-    array = where[name].get_tensor(name)
-    array = np.ascontiguousarray(array.T) if transposed else array
-    if array.shape != shape:
-        theirs = tuple(reversed(shape)) if transposed else shape
-        found = tuple(reversed(array.shape)) if transposed else array.shape
-        raise UserError(f"{folder}: {name} has shape {found}, config.json asks for {theirs}")
-    return array
+def make_array(shape: tuple[int, ...], sharding: Sharding, read: Callable[[Index], np.ndarray]) -> jax.Array:
+    """An array from `read(index)`, called once for each different slice that this process's devices hold."""
+    by_device = sharding.addressable_devices_indices_map(shape)
+    devices: dict[str, list] = {}
+    for device, index in by_device.items():
+        devices.setdefault(str(index), []).append((device, index))
+    parts = []
+    for group in devices.values():
+        data = read(group[0][1] or (slice(None),) * len(shape))
+        parts += [jax.device_put(data, device) for device, _ in group]
+        jax.block_until_ready(parts[-1])  # or the host would read ahead of the transfers, and hold what they wait for
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
+def _reader(
+    tensors: Tensors, names: list[str], dtype: np.dtype, *, stacked: bool, transposed: bool
+) -> Callable[[Index], np.ndarray]:
+    def read(index: Index) -> np.ndarray:
+        if not stacked:
+            return tensors.read(names[0], index, dtype, transposed=transposed)
+        layers = names[index[0]]
+        first = tensors.read(layers[0], index[1:], dtype, transposed=transposed)
+        out = np.empty((len(layers), *first.shape), dtype)
+        out[0] = first
+        for n, name in enumerate(layers[1:], 1):
+            out[n] = tensors.read(name, index[1:], dtype, transposed=transposed)
+        return out
+
+    return read
+
+
+def _check_shape(tensors: Tensors, name: str, shape: tuple[int, ...], transposed: bool) -> None:
+    theirs = tuple(reversed(shape)) if transposed else shape
+    found = tensors.shape(name)
+    if found != theirs:
+        raise UserError(f"{tensors.folder}: {name} has shape {found}, config.json asks for {theirs}")
+
+
+def _check_rest(tensors: Tensors, seen: set[str], spec: ModelSpec) -> None:
+    """What is left over has no place in the model, but for a head that is tied and equal."""
+    head = "lm_head.weight"
+    extra = sorted(set(tensors) - seen)
+    if head in extra and spec.config.tied_embeddings:
+        extra.remove(head)
+        _check_tied(tensors, head, {ours: theirs for ours, theirs, _ in TABLES[spec.config.family]}["embed"])
+    if extra:
+        raise UserError(
+            f"{tensors.folder}: tensor {extra[0]!r} has no place in a {spec.config.family} model ({len(extra)} such)"
+        )
+
+
+def _check_tied(tensors: Tensors, head: str, embed: str) -> None:
+    """Compared at a few rows: a head of its own differs in all."""
+    shape = tensors.shape(head)
+    rows = (slice(0, min(shape[0], 64)), *(slice(0, size) for size in shape[1:]))
+    read = lambda name: tensors.read(name, rows, np.dtype(np.float32))  # noqa: E731
+    if shape != tensors.shape(embed) or not np.array_equal(read(head), read(embed)):
+        raise UserError(
+            f"{tensors.folder}: {head} differs from {embed}, and config.json says tie_word_embeddings: one is wrong"
+        )

@@ -12,19 +12,21 @@ from typing import Any
 
 from itune.cache import cache_dir
 from itune.errors import UserError, nearest
+from itune.weights import hub
 from itune.weights.fetch import RELEASES, Echo, Release, fetch_gguf, locked, sha256
 
 # Of the conversion: raise it when what a GGUF file is turned into changes, and cached folders are made anew.
 CONVERTER = 1
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+OTHERS = {".h5": "TensorFlow's", ".msgpack": "Flax's", ".onnx": "ONNX's", ".npz": "NumPy's"}
 
 
 def resolve(source: str, *, echo: Echo | None = None) -> Path:
     """The folder that holds config.json, *.safetensors, tokenizer.json and, where we made it, SOURCE.json.
 
     Args:
-      source: a known model's name, a Hugging Face folder, or a .gguf file. The first is fetched and converted on its
-        first use, the last converted; both are then read from the cache, without a network.
+      source: a known model's name, a Hugging Face folder, a .gguf file, or hf:ORG/NAME@REVISION. Models are fetched
+        and .gguf files converted on their first use; then they are read from the cache, without a network.
       echo: takes a line before something slow (default: standard error).
 
     Raises: UserError, one line.
@@ -33,6 +35,8 @@ def resolve(source: str, *, echo: Echo | None = None) -> Path:
     try:
         if source in RELEASES:
             return _release(RELEASES[source], echo)
+        if source.startswith(hub.PREFIX):
+            return _folder(hub.fetch(source, echo))
         path = Path(source).expanduser()
         if path.is_dir():
             return _folder(path)
@@ -43,30 +47,39 @@ def resolve(source: str, *, echo: Echo | None = None) -> Path:
     hint = nearest(source.lower(), RELEASES)
     raise UserError(
         f"WeightsConfig.source={source!r} is no model that itune knows ({', '.join(RELEASES)}), "
-        f"and no such folder or .gguf file was found.{hint}"
+        f"no hf:ORG/NAME, and no such folder or .gguf file was found.{hint}"
     )
 
 
 def _folder(path: Path) -> Path:
     if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise UserError(f"{path}: an adapter, no model; name its base as the source, and this as its adapter")
         raise UserError(f"{path}: no config.json here (a Hugging Face model folder has one)")
     if not any(path.glob("*.safetensors")):
-        pickled = sorted(p.name for p in path.iterdir() if p.suffix in PICKLED)
-        if pickled:
-            raise UserError(f"{path}: {_refusal(pickled[0])}")
+        names = sorted(p.name for p in path.iterdir())
+        if pickled := [name for name in names if Path(name).suffix in PICKLED]:
+            raise UserError(f"{path}: {_refusal(pickled[0], path)}")
+        if other := [name for name in names if Path(name).suffix in OTHERS]:
+            raise UserError(f"{path}: {other[0]} is {OTHERS[Path(other[0]).suffix]}; itune reads *.safetensors")
         raise UserError(f"{path}: no *.safetensors file here")
     if not (path / "tokenizer.json").is_file():
         raise UserError(f"{path}: no tokenizer.json here (transformers' tokenizer.save_pretrained writes one)")
     return path
 
 
-def _refusal(name: str) -> str:
-    return f"{name} is a pickle: it can run code and is never loaded; convert it to safetensors (save_pretrained does)"
+def _refusal(name: str, folder: Path) -> str:
+    """With the command that makes safetensors of it, where transformers and torch are installed."""
+    load_and_save = f"M.from_pretrained('{folder}').save_pretrained('{folder}')"
+    return (
+        f"{name} is a pickle: it can run code and is never loaded. Convert it to safetensors, if you trust it: "
+        f'python -c "from transformers import AutoModelForCausalLM as M; {load_and_save}"'
+    )
 
 
 def _file(path: Path, echo: Echo) -> Path:
     if path.suffix in PICKLED:
-        raise UserError(f"{path.parent}: {_refusal(path.name)}")
+        raise UserError(f"{path.parent}: {_refusal(path.name, path.parent)}")
     if path.suffix != ".gguf":
         raise UserError(
             f"{path}: weights are a .gguf file or a Hugging Face folder; for safetensors, name their folder"

@@ -1,0 +1,118 @@
+"""The safetensors files of a Hugging Face folder as one set of tensors, memory-mapped and read slice by slice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from itune.errors import UserError, nearest
+
+INDEX = "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
+LFS = b"version https://git-lfs"
+Index = tuple[slice, ...]
+
+
+class Tensors:
+    """{name: tensor} of a folder; nothing is read before it is asked for."""
+
+    def __init__(self, folder: Path, files: Mapping[str, tuple[Path, Any]]) -> None:
+        """files: tensor name -> (the file that holds it, that file opened)."""
+        self.folder = folder
+        self._files = files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Raises: UserError with the nearest name if there is no such tensor, or if it holds no floats."""
+        if name not in self._files:
+            raise UserError(f"{self.folder}: tensor {name!r} is missing.{nearest(name, self._files)}")
+        path, file = self._files[name]
+        part = file.get_slice(name)
+        if part.get_dtype() not in FLOATS:
+            raise UserError(
+                f"{path}: {name} is of type {part.get_dtype()}, not one of {', '.join(FLOATS)}; quantised checkpoints "
+                "can't be read: take the original one, or a .gguf file"
+            )
+        return tuple(part.get_shape())
+
+    def read(self, name: str, index: Index, dtype: np.dtype, *, transposed: bool = False) -> np.ndarray:
+        """tensor[index] (of its transpose, if `transposed`) as a contiguous array of `dtype`.
+
+        Raises: UserError if a number in it is not finite.
+        """
+        path, file = self._files[name]
+        part = file.get_slice(name)
+        array = part[tuple(reversed(index))].T if transposed else part[index]
+        array = np.ascontiguousarray(array, dtype)
+        # The largest by size, through float32: bfloat16's own comparisons are slow.
+        if array.size and not np.isfinite(np.abs(array.astype(np.float32, copy=False)).max()):
+            raise UserError(f"{path}: {name} holds numbers that are not finite (NaN or infinity)")
+        return array
+
+
+@contextmanager
+def open_tensors(folder: Path) -> Iterator[Tensors]:
+    """The tensors of model.safetensors.index.json's files, or without one of every *.safetensors.
+
+    Raises: UserError naming the file that is missing, broken or no safetensors, and a tensor that two files hold.
+    """
+    with ExitStack() as stack:
+        index = _read_index(folder / INDEX)
+        paths = sorted(folder.glob("*.safetensors"))
+        if index is not None:
+            paths = [folder / name for name in sorted(set(index.values()))]
+        if not paths:
+            raise UserError(f"{folder}: holds no *.safetensors file")
+        found: dict[str, tuple[Path, Any]] = {}
+        for path in paths:
+            file = stack.enter_context(_open(path, folder))
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                if name in found:
+                    raise UserError(f"{path}: tensor {name!r} is in {found[name][0].name} too")
+                found[name] = (path, file)
+        for name, file_name in (index or {}).items():
+            if name not in found:
+                raise UserError(f"{folder / file_name}: tensor {name!r} is missing; {INDEX} says it is here")
+            if found[name][0].name != file_name:
+                raise UserError(f"{folder / INDEX}: says {name!r} is in {file_name}; it is in {found[name][0].name}")
+        yield Tensors(folder, found)
+
+
+def _read_index(path: Path) -> dict[str, str] | None:
+    """{tensor: file name}; None where there is no index."""
+    if not path.is_file():
+        return None
+    try:
+        weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
+        if not all(isinstance(file, str) and Path(file).name == file for file in weight_map.values()):
+            raise ValueError("weight_map must map tensors to file names")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not an index of safetensors files ({error})") from None
+    return weight_map
+
+
+def _open(path: Path, folder: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(LFS))
+    except FileNotFoundError:
+        raise UserError(f"{path}: is missing, and {INDEX} lists it; is the download complete?") from None
+    if head == LFS:
+        raise UserError(f"{path}: is a git-lfs pointer and not the weights; fetch them with: git -C {folder} lfs pull")
+    if not head:
+        raise UserError(f"{path}: not a readable safetensors file (it is empty)")
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
