@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from itune.errors import UserError
 
@@ -30,7 +31,7 @@ def fetch(source: str, echo: Callable[[str], None]) -> Path:
         from huggingface_hub import errors
     except ImportError:
         raise UserError(f"WeightsConfig.source={source!r} needs huggingface_hub: pip install huggingface_hub") from None
-    options = {"revision": match["revision"], "allow_patterns": PATTERNS, "ignore_patterns": IGNORED}
+    options: dict[str, Any] = {"revision": match["revision"], "allow_patterns": PATTERNS, "ignore_patterns": IGNORED}
     try:
         try:
             return Path(huggingface_hub.snapshot_download(match["repo"], local_files_only=True, **options))

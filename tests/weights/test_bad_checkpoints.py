@@ -102,7 +102,7 @@ SECOND = "model-00002-of-00002.safetensors"
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing tensor": (tensors(lambda t: t.pop(DOWN)), rf"tensor '{DOWN}' is missing\. Did you mean"),
     "extra tensor": (
-        tensors(lambda t: t.update(more=np.zeros(3, np.float32))),
+        tensors(lambda t: t.update(more=np.zeros(3, "f4"))),
         "tensor 'more' has no place in a llama",
     ),
     "wrong shape": (tensors(lambda t: t.update({DOWN: t[DOWN][:, 1:].copy()})), rf"{DOWN} has shape .* asks for"),
@@ -156,9 +156,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer: no JSON": (write(TOKENIZER, b"{}"), f"{TOKENIZER}: not a tokenizer that"),
     "tokenizer: another model's": (more_ids, r"the tokenizer has \d+ ids, the model"),
     "tokenizer: no EOS": (
-        lambda folder: [
-            (folder / name).unlink(missing_ok=True) for name in ("tokenizer_config.json", "special_tokens_map.json")
-        ],
+        lambda folder: [path.unlink() for path in (*folder.glob("tokenizer_config*"), *folder.glob("special*"))],
         "no eos_token",
     ),
 }
@@ -192,10 +190,10 @@ def test_the_sound_one_loads(folder):
     assert load(str(folder)).spec.config.num_layers == 2
 
 
-def test_a_command_ends_with_that_line_and_1(folder):
+def test_a_command_ends_with_that_line(folder):
     cut(folder)
     command = [sys.executable, "-m", "itune.generate", f"--model={folder}", "--prompt=hi"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert f"{WEIGHTS}: not a readable safetensors file" in done.stderr.splitlines()[-1]
