@@ -203,7 +203,7 @@ def build(
     """
     mesh = mesh or make_mesh(MeshConfig(data=1), jax.devices()[:1])
     tokenizer = Tokenizer.from_folder(folder)
-    spec = model_spec(read_config(folder), tuning)
+    spec = model_spec(read_config(folder), tuning, quantise=weights.quantise)
     if tokenizer.vocab_size > spec.config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {spec.config.vocab_size} embeddings"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("auto", "blockwise", "reference")
 REMAT = ("cheap", "none", "dots", "full")
+SCALINGS = ("lora", "rslora")
+QUANTISED = ("", "int8", "nf4")
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -103,6 +106,8 @@ class WeightsConfig:
       remat: what the backward pass makes again instead of keeping. "none": nothing; "cheap": norms, rotations and
         activations; "dots": those and attention, keeping the results of wide products; "full": whole layers, of which
         only the inputs are kept. Same numbers.
+      quantise: how frozen linear layers are held: "" as they are, "int8", or "nf4" (QLoRA, Dettmers et al. 2023). They
+        are dequantised for each product and never kept so. For adapters only: what is quantised can't train.
     """
 
     source: str = "smollm2-135m-instruct"
@@ -110,27 +115,63 @@ class WeightsConfig:
     scan_layers: bool = True
     attention: str = "auto"
     remat: str = "cheap"
+    quantise: str = ""
 
     def __post_init__(self) -> None:
-        for name, known in (("compute_dtype", DTYPES), ("attention", ATTENTION), ("remat", REMAT)):
+        settings = {"compute_dtype": DTYPES, "attention": ATTENTION, "remat": REMAT, "quantise": QUANTISED}
+        for name, known in settings.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"WeightsConfig.{name}={getattr(self, name)!r} must be one of {known}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """Low-rank adapters (Hu et al. 2021): y = x W + (alpha / rank) x A B. Only A and B train."""
+    """Low-rank adapters (Hu et al. 2021): y = x W + scale * x A B. A and B train, and beside them what `train` names.
+
+    Attributes:
+      rank, alpha, scaling: scale is alpha / rank ("lora"), or alpha / sqrt(rank) ("rslora", Kalajdzievski 2023), under
+        which a larger rank learns as quickly as a small one.
+      layers: which linear layers get one: names ("q_proj"), or regular expressions that fit a whole path
+        ("layers/mlp/.*").
+      at: numbers of the layers (blocks) that get one, 0 is the first; empty is all of them.
+      dora: direction and magnitude are learnt apart (Liu et al. 2024).
+      b_rate: B's learning rate over A's (LoRA+, Hayou et al. 2024: 16); 1 is plain.
+      train: regular expressions over parameters' paths that train in full beside the adapters: "embed", ".*norm/scale".
+    """
 
     rank: int = 16
     alpha: float = 32.0
     layers: tuple[str, ...] = LINEAR_LAYERS
+    at: tuple[int, ...] = ()
+    scaling: str = "lora"
+    dora: bool = False
+    b_rate: float = 1.0
+    train: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"LoRAConfig.rank={self.rank} must be at least 1")
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"LoRAConfig.scaling={self.scaling!r} must be one of {SCALINGS}")
+        if not 0 < self.b_rate < float("inf"):
+            raise ValueError(f"LoRAConfig.b_rate={self.b_rate} must be positive")
         for name in self.layers:
-            if name not in LINEAR_LAYERS:
+            if name.isidentifier() and name not in LINEAR_LAYERS:
                 raise ValueError(f"LoRAConfig.layers names {name!r}; the linear layers are {', '.join(LINEAR_LAYERS)}")
+        for field in ("layers", "train"):
+            for pattern in getattr(self, field):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"LoRAConfig.{field}: {pattern!r} is no regular expression ({error})") from None
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.scaling == "rslora" else self.rank)
+
+    def adapts(self, path: str) -> bool:
+        """Whether the linear layer at `path` ("layers/attention/q_proj") gets an adapter."""
+        return any(p == path.rpartition("/")[2] or re.fullmatch(p, path) for p in self.layers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

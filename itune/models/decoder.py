@@ -22,17 +22,16 @@ from itune.models.config import LoRAConfig, ModelConfig
 from itune.models.layers import (
     ACTIVATIONS,
     NO_DROPOUT,
-    PRODUCT,
     Dropout,
-    Linear,
     RMSNorm,
-    dot,
     embedding_stddev,
     neftune,
     parameter,
     rotate,
     rotation,
 )
+from itune.models.linear import PRODUCT, Linear
+from itune.models.products import dot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +84,11 @@ class Attention(nnx.Module):
         heads, groups = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.config = c
         self.scores = Scores(c.attention_scale or c.head_dim**-0.5, c.attention_softcap)
-        self.q_proj = Linear("q_proj", c.width, heads, ("embed", "heads"), lora, bias=c.qkv_bias, **kw)
-        self.k_proj = Linear("k_proj", c.width, groups, ("embed", "kv_heads"), lora, bias=c.qkv_bias, **kw)
-        self.v_proj = Linear("v_proj", c.width, groups, ("embed", "kv_heads"), lora, bias=c.qkv_bias, **kw)
-        self.o_proj = Linear("o_proj", heads, c.width, ("heads", "embed"), lora, bias=c.o_bias, **kw)
+        path, into, outof = "layers/attention", dict(kw, bias=c.qkv_bias), dict(kw, bias=c.o_bias)
+        self.q_proj = Linear(f"{path}/q_proj", c.width, heads, ("embed", "heads"), lora, **into)
+        self.k_proj = Linear(f"{path}/k_proj", c.width, groups, ("embed", "kv_heads"), lora, **into)
+        self.v_proj = Linear(f"{path}/v_proj", c.width, groups, ("embed", "kv_heads"), lora, **into)
+        self.o_proj = Linear(f"{path}/o_proj", heads, c.width, ("heads", "embed"), lora, **outof)
         if c.qk_norm:
             norm = functools.partial(RMSNorm, c.head_dim, c.norm_eps, offset=c.norm_offset, axis=None)
             self.q_norm, self.k_norm = norm(stack=kw["stack"]), norm(stack=kw["stack"])
@@ -113,9 +113,9 @@ class MLP(nnx.Module):
     def __init__(self, c: ModelConfig, lora: LoRAConfig | None, **kw):
         self.activation = ACTIVATIONS[c.activation]
         kw = dict(kw, bias=c.mlp_bias)
-        self.gate_proj = Linear("gate_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
-        self.up_proj = Linear("up_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
-        self.down_proj = Linear("down_proj", c.mlp_width, c.width, ("mlp", "embed"), lora, **kw)
+        self.gate_proj = Linear("layers/mlp/gate_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
+        self.up_proj = Linear("layers/mlp/up_proj", c.width, c.mlp_width, ("embed", "mlp"), lora, **kw)
+        self.down_proj = Linear("layers/mlp/down_proj", c.mlp_width, c.width, ("mlp", "embed"), lora, **kw)
 
     def gate_and_up(self, x_BLD, dtype: str, dropout: Dropout):
         return self.gate_proj(x_BLD, dtype, dropout, 4), self.up_proj(x_BLD, dtype, dropout, 5)
@@ -131,8 +131,8 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each after a norm (and before another, if asked), each added to the residual stream."""
 
-    def __init__(self, c: ModelConfig, lora: LoRAConfig | None, *, stack, adapters, rngs):
-        kw = dict(stack=stack, adapters=adapters, rngs=rngs)
+    def __init__(self, c: ModelConfig, lora: LoRAConfig | None, *, stack, adapters, quantise, rngs):
+        kw = dict(stack=stack, adapters=adapters, quantise=quantise, rngs=rngs)
         norm = functools.partial(RMSNorm, c.width, c.norm_eps, offset=c.norm_offset, stack=stack)
         self.attention_norm = norm()
         self.attention = Attention(c, lora, **kw)
@@ -190,12 +190,20 @@ class Decoder(nnx.Module):
     `hidden` is what losses and samplers build on.
     """
 
-    def __init__(self, c: ModelConfig, lora: LoRAConfig | None = None, *, adapters: int = 1, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        c: ModelConfig,
+        lora: LoRAConfig | None = None,
+        *,
+        adapters: int = 1,
+        quantise: str = "",
+        rngs: nnx.Rngs,
+    ):
         self.config = c
         self.embed = parameter(
             nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), embedding_stddev(c.width)
         )
-        self.layers = Block(c, lora, stack=(c.num_layers,), adapters=adapters, rngs=rngs)
+        self.layers = Block(c, lora, stack=(c.num_layers,), adapters=adapters, quantise=quantise, rngs=rngs)
         self.final_norm = RMSNorm(c.width, c.norm_eps, offset=c.norm_offset)
         if not c.tied_embeddings:
             self.head = parameter(nnx.Param, rngs(), (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)

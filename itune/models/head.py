@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from itune.models.layers import dot
+from itune.models.products import dot
 
 CHUNK = 256
 

@@ -15,15 +15,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
-from itune.models.config import LoRAConfig, Rope
-
-PRODUCT = "product"  # what remat policies call a wide product's result
-
-
-class LoRAParam(nnx.Param):
-    """A low-rank factor: the Variable type says what trains by default."""
+from itune.models.config import Rope
 
 
 def parameter(kind: type[nnx.Param], key, shape, axes: tuple[str | None, ...], stddev: float) -> nnx.Param:
@@ -75,111 +68,6 @@ class RMSNorm(nnx.Module):
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...] + self.offset if self.offset else self.scale[...]
         return (y * jnp.broadcast_to(scale, y.shape)).astype(x.dtype)
-
-
-class Linear(nnx.Module):
-    """y = x W (+ b), plus (alpha / rank) (x A) B where an adapter sits here.
-
-    w [D_in, D_out]; lora_a [A, D_in, R], normal with variance 1 / (3 D_in); lora_b [A, R, D_out], zero at the start, so
-    that tuning starts from the base model (Hu et al. 2021). With several adapters the rows are A equal groups.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        d_in: int,
-        d_out: int,
-        axes: tuple[str, str],
-        lora: LoRAConfig | None,
-        *,
-        bias: bool = False,
-        stack=(),
-        adapters=1,
-        rngs,
-    ):
-        lead = ("layers",) * len(stack)
-        self.w = parameter(nnx.Param, rngs(), (*stack, d_in, d_out), (*lead, *axes), d_in**-0.5)
-        self.biased = bias
-        if bias:
-            self.b = parameter(nnx.Param, rngs(), (*stack, d_out), (*lead, axes[1]), 0)
-        self.adapted = lora is not None and name in lora.layers
-        if lora is not None and self.adapted:
-            a_shape, b_shape = (*stack, adapters, d_in, lora.rank), (*stack, adapters, lora.rank, d_out)
-            self.lora_a = parameter(LoRAParam, rngs(), a_shape, (*lead, "adapters", axes[0], None), (3 * d_in) ** -0.5)
-            self.lora_b = parameter(LoRAParam, rngs(), b_shape, (*lead, "adapters", None, axes[1]), 0)
-            self.lora_scale = lora.alpha / lora.rank
-
-    def __call__(self, x_BLD, dtype: str, dropout: Dropout = NO_DROPOUT, site: int = 0):
-        """dtype: of the products' operands; the result has x's."""
-        y = product(x_BLD.reshape(-1, x_BLD.shape[-1]), self.w[...], dtype).reshape(*x_BLD.shape[:-1], -1)
-        y = checkpoint_name(y, PRODUCT)
-        if self.biased:
-            y = y + jnp.broadcast_to(self.b[...].astype(y.dtype), y.shape)
-        if not self.adapted:
-            return y
-        a, b = self.lora_a[...], self.lora_b[...] * self.lora_scale
-        x_BLD = dropout(x_BLD, site)
-        if a.shape[0] == 1:
-            flat = low_rank(x_BLD.reshape(-1, x_BLD.shape[-1]), a[0], b[0], dtype)
-            return y + flat.reshape(y.shape)
-        grouped = x_BLD.reshape(a.shape[0], -1, x_BLD.shape[-1])
-        added = jnp.matmul(jnp.matmul(grouped.astype(dtype), a.astype(dtype)), b.astype(dtype))
-        return y + added.astype(y.dtype).reshape(y.shape)
-
-
-def dot(a, b, contract: tuple[int, int], dtype: str):
-    """The 2-D product over axis contract[0] of a and contract[1] of b: operands in `dtype`, sum and result float32."""
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=jnp.float32)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x_PD, w_DF, dtype: str):
-    """x W in x's dtype, and its gradients: operands in `dtype`, sums in float32.
-
-    Autodiff would multiply the float32 cotangent by a widened W. With the operands of every product in bfloat16 a CPU
-    that has such instructions is twice as quick, though what lies between the products stays float32.
-    """
-    return dot(x_PD, w_DF, (1, 0), dtype).astype(x_PD.dtype)
-
-
-def _product_forward(x_PD, w_DF, dtype):
-    return product(x_PD, w_DF, dtype), (x_PD, w_DF)
-
-
-def _product_backward(dtype, residuals, dy_PF):
-    x_PD, w_DF = residuals
-    dx_PD = dot(dy_PF, w_DF, (1, 1), dtype).astype(x_PD.dtype)
-    return dx_PD, dot(x_PD, dy_PF, (0, 0), dtype).astype(w_DF.dtype)
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def low_rank(x_PD, a_DR, b_RF, dtype: str):
-    """(x A) B as `product` multiplies, with gradients written so that only the thin factors are transposed.
-
-    What autodiff writes makes XLA's CPU backend transpose the wide activations, and redo their elementwise work
-    column by column: a tenth of the whole step.
-    """
-    return _low_rank_forward(x_PD, a_DR, b_RF, dtype)[0]
-
-
-def _low_rank_forward(x_PD, a_DR, b_RF, dtype):
-    h_PR = dot(x_PD, a_DR, (1, 0), dtype)
-    return dot(h_PR, b_RF, (1, 0), dtype).astype(x_PD.dtype), (x_PD, h_PR, a_DR, b_RF)
-
-
-def _low_rank_backward(dtype, residuals, dy_PF):
-    x_PD, h_PR, a_DR, b_RF = residuals
-    dh_PR = dot(dy_PF, b_RF.T, (1, 0), dtype)
-    da_RD, db_RF = dot(dh_PR, x_PD, (0, 0), dtype), dot(h_PR, dy_PF, (0, 0), dtype)
-    dx_PD = dot(dh_PR, a_DR.T, (1, 0), dtype)
-    return dx_PD.astype(x_PD.dtype), da_RD.T.astype(a_DR.dtype), db_RF.astype(b_RF.dtype)
-
-
-low_rank.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 def rotation(positions_BL, head_dim: int, rope: Rope | None):

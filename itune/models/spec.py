@@ -15,9 +15,10 @@ from flax import nnx
 
 from itune.models.config import FullConfig, LoRAConfig, ModelConfig
 from itune.models.decoder import Decoder
-from itune.models.layers import LoRAParam
+from itune.models.linear import LoRAParam
 
 Params = dict[str, jax.Array]
+ADAPTER = ("lora_a", "lora_b", "lora_m")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ModelSpec:
     """What a model is, without its numbers.
 
     paths: parameter paths in the graph's order.  shapes, axes: {path: shape}, {path: logical axes}.
-    trainable: the paths that train.
+    trainable: the paths that train.  quantise: see `WeightsConfig`.
     """
 
     config: ModelConfig
@@ -36,6 +37,7 @@ class ModelSpec:
     shapes: dict[str, tuple[int, ...]]
     axes: dict[str, tuple[str | None, ...]]
     trainable: frozenset[str]
+    quantise: str = ""
 
     def merge(self, params: Params) -> Decoder:
         """The module over these parameters. Cheap, and safe inside jit."""
@@ -48,7 +50,11 @@ class ModelSpec:
         return train, {p: a for p, a in params.items() if p not in self.trainable}
 
     def adapter_paths(self) -> tuple[str, ...]:
-        return tuple(p for p in self.paths if p.endswith(("/lora_a", "/lora_b")))
+        return tuple(p for p in self.paths if p.rpartition("/")[2] in ADAPTER)
+
+    def linear_paths(self) -> tuple[str, ...]:
+        """Of the linear layers, quantised or not: "layers/attention/q_proj", ..."""
+        return tuple(p.rpartition("/")[0] for p in self.paths if p.rpartition("/")[2] in ("w", "codes"))
 
     def count(self, paths=None) -> int:
         """Parameters in all, or in `paths`."""
@@ -61,13 +67,23 @@ class ModelSpec:
         return total
 
 
-def model_spec(config: ModelConfig, tuning: LoRAConfig | FullConfig | None = None, *, adapters: int = 1) -> ModelSpec:
+def model_spec(
+    config: ModelConfig,
+    tuning: LoRAConfig | FullConfig | None = None,
+    *,
+    adapters: int = 1,
+    quantise: str = "",
+) -> ModelSpec:
     """Traces the model's construction; no array is made.
 
-    Raises: ValueError if FullConfig's patterns match no parameter.
+    quantise: see `WeightsConfig`.
+
+    Raises: ValueError if a pattern matches no parameter, or asks for quantised ones to train.
     """
     lora = tuning if isinstance(tuning, LoRAConfig) else None
-    abstract = nnx.eval_shape(lambda: Decoder(config, lora, adapters=adapters, rngs=nnx.Rngs(0)))
+    if quantise and isinstance(tuning, FullConfig):
+        raise ValueError(f"WeightsConfig.quantise={quantise!r} is for frozen weights: tune adapters (LoRAConfig)")
+    abstract = nnx.eval_shape(lambda: Decoder(config, lora, adapters=adapters, quantise=quantise, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
     # The pytree's leaf order need not be the flat state's: take paths from the leaves themselves.
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
@@ -76,16 +92,19 @@ def model_spec(config: ModelConfig, tuning: LoRAConfig | FullConfig | None = Non
     paths = tuple(names)
     shapes = {p: tuple(names[p].shape) for p in paths}
     axes = {p: names[p].get_metadata("logical_axes") for p in paths}
-    return ModelSpec(
-        config, tuning, graphdef, jax.tree.structure(state), paths, shapes, axes, _trainable(names, tuning)
-    )
+    trainable = _trainable(names, tuning)
+    spec = ModelSpec(config, tuning, graphdef, jax.tree.structure(state), paths, shapes, axes, trainable, quantise)
+    if lora is not None:
+        _check_adapters(spec, lora)
+    return spec
 
 
 def _trainable(names: dict[str, nnx.Variable], tuning) -> frozenset[str]:
     if tuning is None:
         return frozenset()
     if isinstance(tuning, LoRAConfig):
-        return frozenset(p for p, v in names.items() if isinstance(v, LoRAParam))
+        fully = frozenset(p for p in names if any(re.fullmatch(pattern, p) for pattern in tuning.train))
+        return fully | {p for p, v in names.items() if isinstance(v, LoRAParam)}
     chosen = frozenset(p for p in names if any(re.fullmatch(pattern, p) for pattern in tuning.patterns))
     if not chosen:
         raise ValueError(
@@ -94,12 +113,29 @@ def _trainable(names: dict[str, nnx.Variable], tuning) -> frozenset[str]:
     return chosen
 
 
+def _check_adapters(spec: ModelSpec, lora: LoRAConfig) -> None:
+    """Every name, pattern and number finds something: a slip must not leave a layer untuned in silence."""
+    linear = spec.linear_paths()
+    for pattern in lora.layers:
+        if not any(pattern == p.rpartition("/")[2] or re.fullmatch(pattern, p) for p in linear):
+            raise ValueError(f"LoRAConfig.layers: {pattern!r} fits no linear layer; they are {', '.join(linear)}")
+    for pattern in lora.train:
+        found = [p for p in spec.paths if re.fullmatch(pattern, p)]
+        if not found:
+            raise ValueError(f"LoRAConfig.train: {pattern!r} fits no parameter; some are {sorted(spec.paths)[:3]}")
+        if kept := [p for p in found if p.rpartition("/")[2] in ("codes", "scales")]:
+            raise ValueError(f"LoRAConfig.train: {pattern!r} fits {kept[0]}, which is quantised and can't train")
+    for number in lora.at:
+        if not 0 <= number < spec.config.num_layers:
+            raise ValueError(f"LoRAConfig.at: there is no layer {number}; they are 0 to {spec.config.num_layers - 1}")
+
+
 def init_params(spec: ModelSpec, seed: int, paths=None) -> Params:
     """Fresh parameters for `paths` (default: the adapters).
 
     Keyed by (seed, path): independent of order, of devices and of each other.
-    lora_b and biases are zero, norms multiply by one, everything else is normal with the layer's own scale (see
-    `itune.models.layers`).
+    lora_b, lora_m (see `itune.models.adapters.magnitudes`) and biases are zero, norms multiply by one, everything else
+    is normal with the layer's own scale (see `itune.models.linear`).
     """
     import zlib
 
@@ -109,7 +145,7 @@ def init_params(spec: ModelSpec, seed: int, paths=None) -> Params:
     for path in spec.adapter_paths() if paths is None else paths:
         shape, leaf = spec.shapes[path], path.rsplit("/", 1)[-1]
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
-        if leaf == "lora_b":
+        if leaf in ("lora_b", "lora_m"):
             out[path] = jnp.zeros(shape, jnp.float32)
         elif leaf == "scale":
             out[path] = jnp.full(shape, 1.0 - spec.config.norm_offset, jnp.float32)

@@ -41,6 +41,7 @@ class Optimizer:
 
     transform: optax.GradientTransformation
     clip_norm: float
+    b_rate: float = 1.0
 
     def init(self, params: Params) -> Any:
         stacked, single = _groups(params)
@@ -61,19 +62,23 @@ class Optimizer:
         if single:
             updates, new_state["single"] = self.transform.update(grad_single, state["single"], single)
             out |= updates
-        return {path: params[path] - rate * out[path] for path in params}, new_state
+        rates = {path: rate * self.b_rate if path.endswith("/lora_b") else rate for path in params}
+        return {path: params[path] - rates[path] * out[path] for path in params}, new_state
 
 
-def make_optimizer(config: AdamWConfig | AdafactorConfig) -> Optimizer:
-    """Weight decay is decoupled and multiplied by the learning rate in both (Loshchilov & Hutter 2019)."""
+def make_optimizer(config: AdamWConfig | AdafactorConfig, *, b_rate: float = 1.0) -> Optimizer:
+    """Weight decay is decoupled and multiplied by the learning rate in both (Loshchilov & Hutter 2019).
+
+    b_rate: of adapters' B, over the others' rate (LoRA+).
+    """
     if isinstance(config, AdamWConfig):
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
         decay = optax.add_decayed_weights(config.weight_decay)
-        return Optimizer(optax.chain(scale, decay), config.clip_norm)
+        return Optimizer(optax.chain(scale, decay), config.clip_norm, b_rate)
     steps = [optax.scale_by_factored_rms(config.factored, decay_rate=config.decay_rate), optax.clip_by_block_rms(1.0)]
     if config.multiply_by_parameter_scale:
         steps.append(optax.scale_by_param_block_rms())
-    return Optimizer(optax.chain(*steps, optax.add_decayed_weights(config.weight_decay)), config.clip_norm)
+    return Optimizer(optax.chain(*steps, optax.add_decayed_weights(config.weight_decay)), config.clip_norm, b_rate)
 
 
 def clip(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:

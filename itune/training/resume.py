@@ -92,6 +92,7 @@ def checkpoint_meta(config: RunConfig, data: DataSide, step: int, interval: dict
         "plan": data.plan.digest,
         "config": config_digest(config),
         "base": data.folder.name,
+        "quantise": config.weights.quantise,
         "sensitive": data.manifest.sensitive,  # weights can hold what they were trained on: the mark goes with them
     }
 

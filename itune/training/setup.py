@@ -13,6 +13,7 @@ import numpy as np
 from itune.config.run import RunConfig
 from itune.data.proportions import proportions
 from itune.errors import UserError
+from itune.models.adapters import magnitudes
 from itune.models.decoder import Compute
 from itune.models.head import Objective
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
@@ -40,6 +41,9 @@ class ModelSide:
         fresh = init_params(
             self.spec, seed, [p for p in self.spec.paths if p in self.spec.trainable and p not in self.base_train]
         )
+        for path in fresh:
+            if path.endswith("/lora_m"):
+                fresh[path] = magnitudes(self.spec, path, self.frozen)
         params = {p: self.place(p, np.asarray(a)) for p, a in fresh.items()}
         # A copy: the step donates its state, and the base must outlive it.
         params |= {p: jnp.array(a, copy=True) for p, a in self.base_train.items()}
@@ -86,7 +90,7 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
             accumulation=config.train.accumulation,
             num_kv_heads=data.model.num_kv_heads,
         )
-        spec = model_spec(data.model, config.tuning)
+        spec = model_spec(data.model, config.tuning, quantise=config.weights.quantise)
     except ValueError as error:
         raise UserError(str(error)) from None
     w = config.weights
@@ -100,7 +104,7 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
     base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = make_optimizer(config.optimizer, b_rate=getattr(config.tuning, "b_rate", 1.0))
     settings = StepSettings(
         num_tasks=len(data.manifest.train),
         num_segments=data.plan.S,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from itune.batch import FIELDS, Batch
+from itune.models.adapters import layer_mask
 from itune.models.decoder import Compute
 from itune.models.head import Objective, head_loss
 from itune.models.layers import NO_DROPOUT, Dropout
@@ -127,6 +128,9 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
     A non-finite loss or gradient leaves the state as it was, its step counter excepted.
     """
 
+    # B starts at zero: without a gradient it stays there, and the layer stays as it is.
+    masks = {path: layer_mask(spec, path) for path in spec.trainable}
+
     def micro_loss(params, frozen, batch, keys_B):
         noisy = settings.dropout_rate or settings.neftune_alpha
         dropout = Dropout(settings.dropout_rate, keys_B, settings.neftune_alpha) if noisy else NO_DROPOUT
@@ -153,7 +157,8 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
     def train_step(state: TrainState, frozen: Params, batch: Batch, hparams: dict, key):
         total, nll_BT, grads = gradients(state.params, frozen, batch, key, state.step)
         weight = batch.loss_weights.sum()
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
+        grads = {path: g / jnp.maximum(weight, 1e-9) for path, g in grads.items()}
+        grads = {path: g if masks[path] is None else g * masks[path] for path, g in grads.items()}
         grads, grad_norm = clip(grads, optimizer.clip_norm)
         finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
         params, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams["learning_rate"])

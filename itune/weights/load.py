@@ -15,8 +15,10 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from itune.errors import UserError
 from itune.models.spec import ModelSpec, Params
+from itune.weights.arrays import Index, make_array
 from itune.weights.names import TABLES
-from itune.weights.shards import Index, Tensors, open_tensors
+from itune.weights.quantised import load_quantised
+from itune.weights.shards import Tensors, open_tensors
 
 Placer = Callable[[str], Sharding]
 
@@ -41,18 +43,23 @@ def load_base(
     place = place or (lambda path: SingleDeviceSharding(jax.devices()[0]))
     instead = instead or {}
     table = {ours: (theirs, transposed) for ours, theirs, transposed in TABLES[spec.config.family]}
-    params, seen = {}, set()
+    params: Params = {}
+    seen: set[str] = set()
     with open_tensors(folder) as tensors:
         for path in spec.paths:
-            if path in spec.adapter_paths():
+            layer, _, leaf = path.rpartition("/")
+            if path in spec.adapter_paths() or leaf == "scales":
                 continue
-            theirs, transposed = table[path]
+            theirs, transposed = table[f"{layer}/w" if leaf == "codes" else path]
             shape, dtype = spec.shapes[path], jnp.dtype("float32" if path in spec.trainable else frozen_dtype)
             stacked = "{n}" in theirs
             names = [theirs.format(n=n) for n in range(shape[0])] if stacked else [theirs]
-            for name in names:
-                _check_shape(tensors, name, shape[1:] if stacked else shape, transposed)
             seen.update(names)
+            if leaf == "codes":
+                params |= load_quantised(tensors, path, names, spec, place, transposed=transposed)
+                continue
+            for name in names:
+                tensors.check(name, shape[1:] if stacked else shape, transposed)
             if path in instead:
                 params[path] = jax.device_put(instead[path].astype(dtype), place(path))
             else:
@@ -60,20 +67,6 @@ def load_base(
                 params[path] = make_array(shape, place(path), read)
         _check_rest(tensors, seen, spec)
     return params
-
-
-def make_array(shape: tuple[int, ...], sharding: Sharding, read: Callable[[Index], np.ndarray]) -> jax.Array:
-    """An array from `read(index)`, called once for each different slice that this process's devices hold."""
-    by_device = sharding.addressable_devices_indices_map(shape)
-    devices: dict[str, list] = {}
-    for device, index in by_device.items():
-        devices.setdefault(str(index), []).append((device, index))
-    parts = []
-    for group in devices.values():
-        data = read(group[0][1] or (slice(None),) * len(shape))
-        parts += [jax.device_put(data, device) for device, _ in group]
-        jax.block_until_ready(parts[-1])  # or the host would read ahead of the transfers, and hold what they wait for
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 def _reader(
@@ -91,13 +84,6 @@ def _reader(
         return out
 
     return read
-
-
-def _check_shape(tensors: Tensors, name: str, shape: tuple[int, ...], transposed: bool) -> None:
-    theirs = tuple(reversed(shape)) if transposed else shape
-    found = tensors.shape(name)
-    if found != theirs:
-        raise UserError(f"{tensors.folder}: {name} has shape {found}, config.json asks for {theirs}")
 
 
 def _check_rest(tensors: Tensors, seen: set[str], spec: ModelSpec) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from itune.errors import UserError, nearest
+from itune.weights.arrays import Index
 
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 LFS = b"version https://git-lfs"
-Index = tuple[slice, ...]
 
 
 class Tensors:
@@ -45,6 +45,13 @@ class Tensors:
                 "can't be read: take the original one, or a .gguf file"
             )
         return tuple(part.get_shape())
+
+    def check(self, name: str, shape: tuple[int, ...], transposed: bool) -> None:
+        """Raises: UserError if the tensor (transposed, if so) is not of our `shape`; see also `shape`."""
+        theirs = tuple(reversed(shape)) if transposed else shape
+        found = self.shape(name)
+        if found != theirs:
+            raise UserError(f"{self.folder}: {name} has shape {found}, config.json asks for {theirs}")
 
     def read(self, name: str, index: Index, dtype: np.dtype, *, transposed: bool = False) -> np.ndarray:
         """tensor[index] (of its transpose, if `transposed`) as a contiguous array of `dtype`.

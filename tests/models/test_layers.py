@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from itune.models.layers import low_rank, product
+from itune.models.products import low_rank, product
 
 P, D, F, R = 24, 32, 40, 4
 

@@ -142,3 +142,17 @@ def summary(results: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "gradients": np.array(pairs, np.float32),
         "names": np.array(names),
     }
+
+
+# peft's settings over one of the models: what our adapters are compared with.
+RANK, ALPHA = 4, 6.0
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("llama", {"target_modules": LINEAR}),
+    "rslora": ("qwen2", {"target_modules": LINEAR, "use_rslora": True}),
+    "dora": ("llama_biased", {"target_modules": LINEAR, "use_dora": True}),
+    "some_layers": ("gemma2", {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 2]}),
+    "and_in_full": ("qwen3", {"target_modules": ["v_proj"], "modules_to_save": ["embed_tokens", "lm_head", "q_norm"]}),
+}
+# A large epsilon: where a gradient is next to nothing, Adam would make a whole step of its rounding.
+LORA_PLUS = {"lr": 0.01, "ratio": 4.0, "weight_decay": 0.1, "eps": 0.01, "steps": 2}

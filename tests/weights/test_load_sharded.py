@@ -19,7 +19,8 @@ from itune.models.spec import model_spec
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import make_mesh, param_sharding
 from itune.weights import load as load_module
-from itune.weights.load import load_base, make_array
+from itune.weights.arrays import make_array
+from itune.weights.load import load_base
 from tests.parity import our_families
 from tests.world import write_model
 
