@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from itune.config.run import RunConfig
 
 EXIT_USER_ERROR = 2
+SOURCE = "a run directory, a Hugging Face folder, a .gguf file, hf:ORG/NAME or a known model's name"
 EXIT_INTERRUPTED = 130
 
 

@@ -18,15 +18,14 @@ def main(argv: Sequence[str]) -> int:
     if flags.max_new_tokens < 1 or flags.batch_size < 1:
         raise UserError("--max_new_tokens and --batch_size must be at least 1")
     if flags.chat and (flags.prompt or flags.prompts or flags.format == "json"):
-        raise UserError(
-            "--chat reads its prompts from standard input and prints text: no --prompt(s), no --format=json"
-        )
+        raise UserError("--chat reads prompts from standard input and prints text: no --prompt(s), no --format=json")
     asked = [] if flags.chat else prompts.gather(flags.prompt, flags.prompts)
 
     # JAX loads here: a slip on the command line has been reported by now.
     from itune.inference import session, terminal
 
-    model = session.load(flags.model, step=flags.step, prompt_format=flags.prompt_format)
+    asked_for = {name: getattr(flags, name) for name in ("step", "prompt_format", "adapter")}
+    model = session.load(flags.model, **asked_for)
     if flags.prompt_format is None:
         print(f"{model.name}: prompt format {model.prompt_format!r}", file=sys.stderr)
     if flags.chat:
@@ -41,8 +40,8 @@ def _parser() -> cli.Parser:
     example = 'python -m itune.generate --model=runs/quickstart --prompt="Explain what a fever is."'
     about = "Complete prompts greedily, with a run's checkpoint or with any weights."
     parser = cli.Parser(prog="python -m itune.generate", description=about, example=example, macros=False)
-    source = "a run directory, a Hugging Face folder, a .gguf file or a known model's name"
-    parser.add_argument("--model", required=True, metavar="RUN_DIR|SOURCE", help=source)
+    parser.add_argument("--model", required=True, metavar="RUN_DIR|SOURCE", help=cli.SOURCE)
+    parser.add_argument("--adapter", default="", metavar="FOLDER", help="of weights: an adapter that peft saved")
     parser.add_argument("--step", metavar="N|best", help="of a run: the checkpoint's step (default: the newest)")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be repeated")
     files = "one prompt a line; .jsonl: {prompt} or {instruction, input}; - is standard input"

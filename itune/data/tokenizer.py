@@ -150,6 +150,14 @@ class Tokenizer:
         return _take_marks(text) if _MARKS.search(self.chat_template) else (text, [])
 
 
+def check_vocabulary(tokenizer: Tokenizer, embeddings: int, folder: Path) -> None:
+    """Raises UserError if the tokenizer can give ids that the model has no embedding for."""
+    if tokenizer.vocab_size > embeddings:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {embeddings} embeddings"
+        )
+
+
 def _read_config(path: Path) -> _Config:
     if not path.is_file():
         return {}

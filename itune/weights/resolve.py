@@ -38,6 +38,8 @@ def resolve(source: str, *, echo: Echo | None = None) -> Path:
         if source.startswith(hub.PREFIX):
             return _folder(hub.fetch(source, echo))
         path = Path(source).expanduser()
+        if (run := _as_run(path)) is not None:
+            return _run(*run, echo)
         if path.is_dir():
             return _folder(path)
         if path.is_file():
@@ -49,6 +51,30 @@ def resolve(source: str, *, echo: Echo | None = None) -> Path:
         f"WeightsConfig.source={source!r} is no model that itune knows ({', '.join(RELEASES)}), "
         f"no hf:ORG/NAME, and no such folder or .gguf file was found.{hint}"
     )
+
+
+def _as_run(path: Path) -> tuple[Path, str | None] | None:
+    """(run directory, step) of "runs/mine" or "runs/mine@120"; None for what is no run."""
+    folder, at, step = str(path).rpartition("@")
+    for candidate, chosen in ((path, None), (Path(folder), step)) if at else ((path, None),):
+        if (candidate / "checkpoints").is_dir() and (candidate / "config.json").is_file():
+            return candidate, chosen
+    return None
+
+
+def _run(run: Path, step: str | None, echo: Echo) -> Path:
+    """<cache>/models/run-<name>-<digest12>: the checkpoint in float32, what it trained merged into its base."""
+    from itune.inference.convert import convert
+    from itune.inference.opening import checkpoint_identity
+
+    number, digest = checkpoint_identity(run, step)
+    name = re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("-.") or "run"
+    folder = cache_dir() / "models" / f"run-{name}-{digest[:12]}"
+    with locked(folder.with_name(f".{folder.name}.lock"), echo):
+        if not (folder / "config.json").is_file():  # convert renames it into place whole
+            echo(f"Merging step {number} of {run} into its base (once) ...")
+            convert(str(run), folder, step=str(number), dtype="float32", echo=lambda line: None)
+    return folder
 
 
 def _folder(path: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 
 from itune import cli, evaluate, generate
 from itune.errors import UserError
-from itune.inference import session
+from itune.inference import opening, session
 from itune.training.checkpoint import Checkpoints
 from itune.training.config import CheckpointConfig
 from itune.training.step import TrainState
@@ -39,7 +39,7 @@ def copy(run: Path, target: Path) -> Path:
 
 def test_a_run_is_its_base_and_its_adapters(run, small_run):
     tuned, base = session.load(str(run)), session.load(str(small_run.model))
-    adapters = session.read_checkpoint(run, None).params
+    adapters = opening.read_checkpoint(run, None).params
     assert set(adapters) == set(tuned.spec.adapter_paths()) != set()
     assert any(np.abs(a).max() > 0 for path, a in adapters.items() if path.endswith("lora_b")), "they were trained"
     for path, array in {**base.params, **adapters}.items():
@@ -49,11 +49,11 @@ def test_a_run_is_its_base_and_its_adapters(run, small_run):
 
 
 def test_the_step_picks_the_checkpoint(run):
-    newest, first, best = (session.read_checkpoint(run, step) for step in (None, "1", "best"))
+    newest, first, best = (opening.read_checkpoint(run, step) for step in (None, "1", "best"))
     assert (newest.step, first.step, best.step) == (2, 1, 1), "only step 1 was saved with a held-in loss"
     assert any((newest.params[path] != first.params[path]).any() for path in newest.params)
     with pytest.raises(UserError, match=r"--step=3: .* has no checkpoint of that step; there are 1, 2"):
-        session.read_checkpoint(run, "3")
+        opening.read_checkpoint(run, "3")
 
 
 def test_full_tuning_takes_the_place_of_the_base(small_run, tmp_path):
@@ -93,18 +93,18 @@ def test_the_best_checkpoint_survives_a_resume(tmp_path):
     w = {"w": jnp.zeros(8)}
     save(tmp_path, w, {}, step1=2.0, step2=1.0, step3=3.0, step4=3.0)
     save(tmp_path, w, {}, step5=3.0, step6=3.0)
-    assert session.read_checkpoint(tmp_path, "best").step == 2
+    assert opening.read_checkpoint(tmp_path, "best").step == 2
     save(tmp_path / "none", w, {})
     with pytest.raises(UserError, match="was saved with a held-in loss"):
-        session.read_checkpoint(tmp_path / "none", "best")
+        opening.read_checkpoint(tmp_path / "none", "best")
 
 
 def test_a_checkpoint_is_read_on_other_devices_than_it_was_saved_on(tmp_path):
     sharding = jax.sharding.NamedSharding(jax.make_mesh((8,), ("data",)), jax.sharding.PartitionSpec("data"))
     save(tmp_path, {"w": jax.device_put(jnp.arange(8.0), sharding)}, {})
     code = (
-        "import sys, jax; from pathlib import Path; from itune.inference import session; "
-        "print(len(jax.devices()), session.read_checkpoint(Path(sys.argv[1]), None).params['w'].tolist())"
+        "import sys, jax; from pathlib import Path; from itune.inference import opening, session; "
+        "print(len(jax.devices()), opening.read_checkpoint(Path(sys.argv[1]), None).params['w'].tolist())"
     )
     alone = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=alone, capture_output=True, text=True)

@@ -1,0 +1,54 @@
+"""`python -m itune.convert`: a run or any weights, as a folder that transformers or peft loads."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from itune import cli
+from itune.errors import UserError
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def main(argv: Sequence[str]) -> int:
+    flags = _parser().parse(argv)
+    if flags.gin_bindings:
+        raise UserError(f"--gin.{flags.gin_bindings[0]}: convert takes no gin bindings")
+    max_bytes = _bytes(flags.max_shard_size)
+
+    from itune.inference.convert import convert  # JAX loads here: a slip on the command line has been reported by now
+
+    options = {"step": flags.step, "dtype": flags.dtype, "max_bytes": max_bytes, "overwrite": flags.overwrite}
+    options |= {"adapter": flags.with_adapter, "separate": flags.adapter == "separate"}
+    convert(flags.model, Path(flags.to), **options, echo=lambda line: print(line, file=sys.stderr))
+    return 0
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)(KB|MB|GB|)", text.upper())
+    if match is None or not int(match[1]):
+        raise UserError(f"--max_shard_size={text}: a number of bytes, KB, MB or GB is needed, such as 5GB")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _parser() -> cli.Parser:
+    example = "python -m itune.convert --model=runs/quickstart --to=my_model"
+    about = "Write a run, or any weights, as a folder that transformers (or, an adapter by itself, peft) loads."
+    parser = cli.Parser(prog="python -m itune.convert", description=about, example=example, macros=False)
+    parser.add_argument("--model", required=True, metavar="RUN_DIR|SOURCE", help=cli.SOURCE)
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="where to; appears whole or not at all")
+    parser.add_argument("--step", metavar="N|best", help="of a run: the checkpoint's step (default: the newest)")
+    which = "merged into the weights (default), or separate, in peft's format"
+    parser.add_argument("--adapter", choices=("merged", "separate"), default="merged", help=which)
+    parser.add_argument("--with_adapter", default="", metavar="FOLDER", help="peft's folder, merged into a SOURCE")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16")
+    parser.add_argument("--max_shard_size", default="5GB", metavar="SIZE", help="of a file; default: 5GB")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in FOLDER")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,127 @@
+"""The model card of a converted run: what it was made of, how to prompt it, its licences. No text of the data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NON_COMMERCIAL = ("nc", "non-commercial", "noncommercial", "research")
+UNKNOWN = ("", "unknown", "none", "other")
+TASKS_SHOWN = 60
+
+
+def write_card(folder: Path, *, name: str, base: Path, run: Path | None, step: int | None, what: str) -> None:
+    """README.md in `folder`. run: None for weights that were converted as they are.  what: "bfloat16 weights", ..."""
+    source = _read(base / "SOURCE.json")
+    base_name = str(source.get("name") or source.get("file") or base.name)
+    lines = [f"# {name}", "", f"{what}, written by itune."]
+    if run is None:
+        licence = str(source.get("licence") or "")
+        lines += ["", f"Converted from {base_name}, not tuned."]
+    else:
+        manifest, config = _read(run / "manifest.json"), _read(run / "config.json")
+        licence = strictest(str(source.get("licence") or ""), manifest)
+        lines += ["", f"{base_name}, tuned with itune to step {step}."]
+        lines += _prompting(config) + _mixture(run, manifest) + _results(run) + _licences(source, manifest)
+    if precision := source.get("precision"):
+        lines += ["", "## Precision of the base", "", f"{precision} (from {source.get('file')})."]
+    front = ["---", *_licence_fields(licence), f"base_model: {json.dumps(base_name)}"]
+    front += ["library_name: transformers", "tags: [itune, instruction-tuning]", "---", ""]
+    (folder / "README.md").write_text("\n".join([*front, *lines]) + "\n", "utf-8")
+
+
+def _licence_fields(licence: str) -> list[str]:
+    """As the hub spells it: one plain identifier is itself, anything else is "other" with a name."""
+    if re.fullmatch(r"[A-Za-z0-9.-]+", licence):
+        return [f"license: {licence.lower()}"]
+    return ["license: other", f"license_name: {json.dumps(licence or 'unknown')}"]
+
+
+def strictest(base: str, manifest: Mapping[str, Any]) -> str:
+    """Of the base's licence and the trained tasks': those that forbid commercial use stand before others."""
+    found = sorted({base, *(str(task.get("licence") or "") for task in manifest.get("train", []))})
+    named = [licence for licence in found if licence.lower() not in UNKNOWN]
+    strict = [licence for licence in named if any(mark in licence.lower() for mark in NON_COMMERCIAL)]
+    parts = ["; ".join(strict or named)] if named else []
+    if len(named) < len(found):
+        parts.append("unknown for a part of it")
+    return "; ".join(parts)
+
+
+def _prompting(config: Mapping[str, Any]) -> list[str]:
+    form = config.get("data", {}).get("prompt_format", "plain")
+    how = {
+        "plain": [
+            'The prompt is the instruction and a newline; the reply ends with EOS: `"Explain what a fever is.\\n"`.'
+        ],
+        "chat": [
+            "Prompts go through the tokenizer's chat template (`apply_chat_template`); a reply ends with its turn."
+        ],
+    }
+    return ["", "## How to prompt it", "", *how.get(form, [f"Prompt format {form!r} of itune."])]
+
+
+def _mixture(run: Path, manifest: Mapping[str, Any]) -> list[str]:
+    summary = _read(run / "proportions.json").get("summary", {})
+    tasks = sorted(summary.get("tasks", {}).items(), key=lambda item: -item[1].get("share_got", 0))
+    lines = [
+        "",
+        "## What it was tuned on",
+        "",
+        f"Mixture `{manifest.get('mixture', '?')}`; itune_config.gin has every setting.",
+    ]
+    if tasks:
+        lines += [
+            "",
+            "| task | cluster | share | examples | target tokens | epochs |",
+            "| --- | --- | ---: | ---: | ---: | ---: |",
+        ]
+        for task, row in tasks[:TASKS_SHOWN]:
+            lines.append(
+                f"| {task} | {row['cluster']} | {row['share_got']:.1%} | {row['examples']:,} | "
+                f"{row['supervised_tokens']:,} | {row['epochs']:.2f} |"
+            )
+    if len(tasks) > TASKS_SHOWN:
+        lines += ["", f"and {len(tasks) - TASKS_SHOWN} more."]
+    held = sorted({str(task.get("name")) for task in manifest.get("held_out", [])})
+    return lines + (["", f"Held out of training: {', '.join(held)}."] if held else [])
+
+
+def _results(run: Path) -> list[str]:
+    pooled = _read(run / "evaluation.json").get("pooled") or {}
+    rows = []
+    for which, said in (("held_in", "tasks it was tuned on, unseen examples"), ("held_out", "tasks it never saw")):
+        if found := pooled.get(which):
+            losses = f"{found['loss_before']:.3f} | {found['loss_after']:.3f}"
+            rows.append(f"| {said} | {found['n']} | {losses} | {found['improved']} |")
+    if not rows:
+        return []
+    head = ["| | examples | loss before | loss after | improved |", "| --- | ---: | ---: | ---: | ---: |"]
+    return ["", "## Evaluation", "", "Nats a target token, pooled over tasks.", "", *head, *rows]
+
+
+def _licences(source: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+    by_licence: dict[str, list[str]] = {}
+    for task in manifest.get("train", []):
+        by_licence.setdefault(str(task.get("licence") or "unknown"), []).append(str(task.get("name")))
+    lines = ["", "## Licences", "", f"- base model: {source.get('licence') or 'unknown'}"]
+    for licence, names in sorted(by_licence.items()):
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        lines.append(f"- {licence}: {len(names)} tasks ({shown})")
+    if manifest.get("sensitive") or any(task.get("sensitive") for task in manifest.get("train", [])):
+        lines += [
+            "",
+            "Tuned on sensitive text: weights can hold what they were trained on. Share them as you would the data.",
+        ]
+    return lines
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
