@@ -28,7 +28,7 @@ from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.generate import Generator  # noqa: E402
 from itune.models.decoder import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
-from tests.parity import chats, corpus, families, our_chats, our_families, ours, tiny  # noqa: E402
+from tests.parity import chats, corpus, families, our_adapters, our_chats, our_families, ours, tiny  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
 MIN_LINES = 10_000
@@ -150,6 +150,18 @@ def family_models(_: Path, refs: Path) -> str:
     return f"{', '.join(families.CONFIGS)}: {count} logits, losses, gradients at most {largest:.1e} apart; greedy equal"
 
 
+def adapters(_: Path, refs: Path) -> str:
+    """Forward, gradients, merging and LoRA+ steps of peft's own folders."""
+    largest = 0.0
+    for name, (base, _settings) in families.ADAPTERS.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            errors = our_adapters.differences(refs / "families" / base, refs / "adapters" / name, Path(scratch))
+        worst = max(errors, key=errors.__getitem__)
+        require(errors[worst] <= our_families.TOLERANCE, f"{name}: {worst} is {errors[worst]:.2e} apart")
+        largest = max(largest, errors[worst])
+    return f"peft's {', '.join(families.ADAPTERS)}: at most {largest:.1e} apart; merged is unmerged"
+
+
 def goldens(_: Path, refs: Path) -> str:
     """The committed files are what the references still say."""
     golden = ROOT / "tests" / "golden"
@@ -174,6 +186,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "chat": chat,
     "tiny llama": tiny_model,
     "families": family_models,
+    "adapters": adapters,
     "goldens": goldens,
 }
 
