@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-PROMPT_FORMATS = ("plain", "chat")
+PROMPT_FORMATS = ("plain", "chat", "seq2seq")
 CONVERTERS = ("causal", "prefix_lm", "encoder_decoder")
 CONTAMINATION = ("off", "report", "drop", "stop")
 RATE_UNITS = ("examples", "tokens", "supervised_tokens")
@@ -30,7 +30,8 @@ class DataConfig:
       supervised_per_row: T, supervised tokens a row; 0 chooses the smallest that costs under 1 % of fill.
       segments_per_row: S, examples a row at most; 0 chooses from the lengths.
       window: examples planned and packed together.
-      prompt_format: "plain" (inputs, a newline, targets, EOS) or "chat" (the tokenizer's own chat template).
+      prompt_format: "plain" (inputs, a newline, targets, EOS), "chat" (the tokenizer's own chat template) or "seq2seq"
+        (inputs, EOS, targets, EOS: an encoder-decoder's).
       variants: V keyed renderings of each example (template choice) written by prepare.
       prepare_seed: keys the renderings. The run's seed never reaches prepare, so seeds share shards.
       rates: rates that replace the mixture's, by task name or pattern: {"clinic/*": 2.0, "sums": 0.0}.
@@ -81,6 +82,8 @@ class DataConfig:
             raise ValueError(
                 f"DataConfig.feature_lengths={self.feature_lengths} must name exactly 'inputs' and 'targets'"
             )
+        if self.prompt_format == "seq2seq" and self.converter != "encoder_decoder":
+            raise ValueError("DataConfig.prompt_format='seq2seq' is for converter='encoder_decoder'")
         self._check_lengths()
         self._check_rates()
         for name in ("row_length", "window", "variants"):

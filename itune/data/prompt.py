@@ -1,6 +1,7 @@
 """How an example's text becomes spans of tokens. The same rendering serves training, evaluation and generation.
 
     plain   [inputs "\\n"] [targets EOS]
+    seq2seq [inputs EOS] [targets EOS], of an encoder-decoder
     chat    [the tokenizer's own template around the inputs, up to where the reply begins] [targets, end of turn]
 
 and of a conversation, with each of its replies that is to be learnt:
@@ -37,7 +38,7 @@ def render_turns_prompt(tokenizer: PromptTokenizer, turns: Sequence[Turn], promp
     """The token ids that a model sees before it replies after these turns. Raises as `render_prompt`."""
     if _is_chat(prompt_format):
         return chat_prompt(tokenizer, turns)
-    parts = [*_plain_parts(tokenizer, [*turns, Turn(role=ASSISTANT, text="")])]
+    parts = [*_plain_parts(tokenizer, [*turns, Turn(role=ASSISTANT, text="")], _separator(tokenizer, prompt_format))]
     return [i for prompt, reply in parts for i in (*prompt, *reply)][:-1]
 
 
@@ -63,12 +64,12 @@ def render_spans(
         if not reply:
             raise BadRecord("its targets are empty")
         if not chat:
-            prompt = _without_eos(inputs, tokenizer.eos_id) + tokenizer.encode("\n")
+            prompt = _without_eos(inputs, tokenizer.eos_id) + _separator(tokenizer, prompt_format)
             return _plain_spans(tokenizer, [(prompt, [*reply, tokenizer.eos_id])])
         turns = (Turn(role=USER, text=inputs_text), Turn(role=ASSISTANT, text=targets_text))
     if chat:
         return chat_spans(tokenizer, turns)
-    return _plain_spans(tokenizer, [*_plain_parts(tokenizer, turns)])
+    return _plain_spans(tokenizer, [*_plain_parts(tokenizer, turns, _separator(tokenizer, prompt_format))])
 
 
 def stop_id(tokenizer: PromptTokenizer, prompt_format: str) -> int:
@@ -83,14 +84,21 @@ def _is_chat(prompt_format: str) -> bool:
     return prompt_format == "chat"
 
 
-def _plain_parts(tokenizer: PromptTokenizer, turns: Sequence[Turn]) -> Iterator[tuple[list[int], list[int]]]:
+def _separator(tokenizer: PromptTokenizer, prompt_format: str) -> list[int]:
+    """What ends a prompt. One token, so that a prompt that is cut keeps it."""
+    return [tokenizer.eos_id] if prompt_format == "seq2seq" else tokenizer.encode("\n")
+
+
+def _plain_parts(
+    tokenizer: PromptTokenizer, turns: Sequence[Turn], separator: list[int]
+) -> Iterator[tuple[list[int], list[int]]]:
     """(ids of what stands before it, its own with EOS) of each learnt reply. Other replies are text of the former."""
     learnt = [n for n, turn in enumerate(turns) if turn.learnt]
     said = sum(1 for _ in itertools.dropwhile(lambda t: t.role == SYSTEM, turns[: max(learnt, default=0)]))
     first = 0
     for n in learnt:
         text = ("\n\n" if first else "") + layout(turns[first:n], labelled=said > 1, opening=not first)
-        yield tokenizer.encode(text) + tokenizer.encode("\n"), [*tokenizer.encode(turns[n].text), tokenizer.eos_id]
+        yield tokenizer.encode(text) + separator, [*tokenizer.encode(turns[n].text), tokenizer.eos_id]
         first = n + 1
 
 

@@ -16,31 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from itune.errors import UserError
-from itune.models.decoder import Compute, Decoder
-from itune.models.spec import ModelSpec, Params
+from itune.models.compute import Compute
+from itune.models.spec import Model, ModelSpec, Params
 from itune.parallel.mesh import BATCH_AXES
 
 BUCKET = 128  # prompts are padded to a multiple of this: few shapes, few compilations
 
 
-def prefill(model: Decoder, tokens_BP, length_B, room: int, compute: Compute, prefix_lm: bool = False):
-    """(hidden of each prompt's last token [B, D], cache with `room` more positions). Padding is on the right.
-
-    prefix_lm: the tokens of a prompt see each other in both directions, as such a model was trained.
-    """
-    B, P = tokens_BP.shape
-    positions_BP = jnp.broadcast_to(jnp.arange(P)[None], (B, P))
-    segments_BP = (positions_BP < length_B[:, None]).astype(jnp.int32)
-    bidirectional_BP = segments_BP > 0 if prefix_lm else None
-    hidden_BPD, (k, v) = model.hidden(
-        tokens_BP, segments_BP, positions_BP, compute, bidirectional_BL=bidirectional_BP, keep_cache=True
-    )
-    # [N, B, P, G, K] -> [N, B, G, M, K]; what padding left behind is overwritten before it is ever seen.
-    widen = lambda x: jnp.pad(x.transpose(0, 1, 3, 2, 4), ((0, 0), (0, 0), (0, 0), (0, room), (0, 0)))  # noqa: E731
-    return hidden_BPD[jnp.arange(B), length_B - 1], (widen(k), widen(v))
-
-
-def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compute: Compute, prefix_lm: bool = False):
+def greedy(
+    model: Model,
+    tokens_BP,
+    length_B,
+    eos_id: int,
+    max_new: int,
+    compute: Compute,
+    prefix_lm: bool = False,
+):
     """New tokens [B, max_new] int32, EOS included, EOS ever after; and the gap between the two best logits at each.
 
     The prompt runs through the model once, every new token but the last once; nothing runs once all rows have ended.
@@ -57,11 +48,11 @@ def greedy(model: Decoder, tokens_BP, length_B, eos_id: int, max_new: int, compu
 
     def one(carry):
         step, done_B, token_B, cache, out, gaps = carry
-        hidden_BD, cache = model.decode(token_B, cache, length_B + step - 1, compute)
+        hidden_BD, cache = model.decode(token_B, cache, next_B + step - 1, compute)
         token_B, gap_B, done_B = pick(hidden_BD, done_B)
         return step + 1, done_B, token_B, cache, out.at[:, step].set(token_B), gaps.at[:, step].set(gap_B)
 
-    hidden_BD, cache = prefill(model, tokens_BP, length_B, max_new - 1, compute, prefix_lm)
+    hidden_BD, cache, next_B = model.prefill(tokens_BP, length_B, max_new - 1, compute, prefix_lm)
     # A prompt of length 0 is a filler row: done before it starts.
     token_B, gap_B, done_B = pick(hidden_BD, length_B <= 0)
     B = tokens_BP.shape[0]
@@ -84,7 +75,7 @@ class Generator:
         prefix_lm: bool = False,
     ):
         """batch_size: prompts decoded together.  max_length: of prompt and new tokens (default: the model's own).
-        prefix_lm: see `prefill`."""
+        prefix_lm: see `Decoder.prefill`."""
         self.spec, self.params, self.batch_size = spec, params, batch_size
         self.max_length = max_length or spec.config.max_positions
         # Over a mesh every device takes as many rows as the next.

@@ -17,7 +17,7 @@ import numpy as np
 
 from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError, nearest
-from itune.models.config import FullConfig, LoRAConfig, WeightsConfig
+from itune.models.config import EncoderDecoderConfig, FullConfig, LoRAConfig, WeightsConfig
 from itune.models.families import read_config
 from itune.models.spec import ModelSpec, model_spec
 from itune.training.checkpoint import Checkpoints, digests
@@ -90,7 +90,8 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
     folder = resolve(source)
     config = read_config(folder)
     tuning, trained = read_adapter(Path(adapter).expanduser(), config) if adapter else (None, {})
-    chosen = prompt_format or ("plain" if Tokenizer.from_folder(folder).chat_template is None else "chat")
+    own_format = "plain" if Tokenizer.from_folder(folder).chat_template is None else "chat"
+    chosen = prompt_format or ("seq2seq" if isinstance(config, EncoderDecoderConfig) else own_format)
     return Opened(
         name=f"{source} with {adapter}" if adapter else source,
         source=source,

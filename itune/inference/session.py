@@ -11,7 +11,7 @@ from itune.data.prompt import render_prompt, stop_id
 from itune.data.tokenizer import Tokenizer, check_vocabulary
 from itune.inference.generate import Generator
 from itune.inference.opening import Opened, open_model
-from itune.models.decoder import Compute
+from itune.models.compute import Compute
 from itune.models.spec import ModelSpec, Params
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import batch_sharding, make_mesh, param_sharding

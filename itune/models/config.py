@@ -92,6 +92,50 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig:
+    """T5's dimensions and variations, read as `ModelConfig` is.
+
+    Attributes:
+      activation: "relu", "gelu_tanh" or "silu".  gated: whether the MLP has a gate (T5 1.1, Flan-T5, mT5).
+      relative_buckets, relative_max_distance: of the learnt bias by distance; what is farther shares a bucket.
+      tied_embeddings: the head is the embedding, and hidden states are divided by sqrt(width) before it (T5 1.0).
+      max_positions: none of the model's own: its positions are relative.
+    """
+
+    family: str
+    vocab_size: int
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+    num_heads: int
+    head_dim: int
+    mlp_width: int
+    norm_eps: float
+    tied_embeddings: bool
+    activation: str
+    gated: bool
+    relative_buckets: int
+    relative_max_distance: int
+    max_positions: int = 1 << 20
+
+    @property
+    def num_layers(self) -> int:
+        """Of the longer stack: the numbers that LoRAConfig.at may give."""
+        return max(self.encoder_layers, self.decoder_layers)
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.num_heads
+
+    @property
+    def final_softcap(self) -> float:
+        return 0.0
+
+
+AnyModelConfig = ModelConfig | EncoderDecoderConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightsConfig:
     """Where the pretrained weights come from and how they are computed with.
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 
 from itune.batch import Batch
 from itune.models.attention import Scores, attend, cached_attention
+from itune.models.compute import Compute
 from itune.models.config import LoRAConfig, ModelConfig
 from itune.models.layers import (
     ACTIVATIONS,
@@ -30,40 +30,8 @@ from itune.models.layers import (
     rotate,
     rotation,
 )
-from itune.models.linear import PRODUCT, Linear
+from itune.models.linear import Linear
 from itune.models.products import dot
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compute:
-    """How a forward pass is computed; none of it changes what is computed.
-
-    dtype: of the operands of wide products.  scan: loop over one compiled layer.  attention: backend.
-    remat: what the backward pass makes again, see `WeightsConfig`.  mesh: None for one device.
-    """
-
-    dtype: str = "float32"
-    scan: bool = True
-    attention: str = "auto"
-    remat: str = "cheap"
-    mesh: Mesh | None = None
-
-    @property
-    def activations(self) -> str:
-        """The dtype of what lies between products. On CPU float32: elementwise bfloat16 is emulated there."""
-        return "float32" if jax.default_backend() == "cpu" else self.dtype
-
-    def again(self, function: Callable) -> Callable:
-        """For what is cheap to make again (norms, rotations, activations, thin adapter products): not kept for the
-        backward pass, unless remat is "none" or already covers the whole layer."""
-        return jax.checkpoint(function, prevent_cse=not self.scan) if self.remat == "cheap" else function
-
-    def layer(self, function: Callable) -> Callable:
-        """Around a whole layer: of "full" only its inputs are kept, of "dots" also what wide products gave."""
-        policies = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}
-        if self.remat not in policies:
-            return function
-        return jax.checkpoint(function, prevent_cse=not self.scan, policy=policies[self.remat])
 
 
 class Position(NamedTuple):
@@ -297,6 +265,22 @@ class Decoder(nnx.Module):
             dropout,
             bidirectional_BL=batch.bidirectional,
         )
+
+    def prefill(self, tokens_BP, length_B, room: int, compute: Compute, prefix_lm: bool = False):
+        """(hidden of the prompts' last tokens [B, D], cache with `room` more positions, the next token's position [B]).
+
+        Padding is on the right. prefix_lm: the tokens of a prompt see each other in both directions.
+        """
+        B, P = tokens_BP.shape
+        positions_BP = jnp.broadcast_to(jnp.arange(P)[None], (B, P))
+        segments_BP = (positions_BP < length_B[:, None]).astype(jnp.int32)
+        bidirectional_BP = segments_BP > 0 if prefix_lm else None
+        hidden_BPD, (k, v) = self.hidden(
+            tokens_BP, segments_BP, positions_BP, compute, bidirectional_BL=bidirectional_BP, keep_cache=True
+        )
+        # [N, B, P, G, K] -> [N, B, G, M, K]; what padding left behind is overwritten before it is ever seen.
+        widen = lambda x: jnp.pad(x.transpose(0, 1, 3, 2, 4), ((0, 0), (0, 0), (0, 0), (0, room), (0, 0)))  # noqa: E731
+        return hidden_BPD[jnp.arange(B), length_B - 1], (widen(k), widen(v)), length_B
 
     def decode(self, token_B, cache, position_B, compute: Compute):
         """One token a row -> (hidden [B, D], cache): cache is two [N, B, G, M, K], written at `position_B`.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from itune.errors import UserError, nearest
-from itune.models.config import LayerKind, ModelConfig, Rope
+from itune.models import t5_family
+from itune.models.config import AnyModelConfig, LayerKind, ModelConfig, Rope
 from itune.models.fields import Fields
 
 
@@ -28,7 +29,7 @@ class Family:
     """
 
     architectures: tuple[str, ...]
-    build: Callable[[Fields], ModelConfig]
+    build: Callable[[Fields], AnyModelConfig]
     required: tuple[str, ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -300,11 +301,25 @@ FAMILIES = {
     ),
 }
 
+_T5: dict[str, Any] = {
+    "build": t5_family.build,
+    "required": t5_family.DIMENSIONS,
+    "neutral": t5_family.NEUTRAL,
+    "ignored": BOOKKEEPING | t5_family.IGNORED,
+}
+FAMILIES["t5"] = Family(architectures=("T5ForConditionalGeneration",), defaults=t5_family.DEFAULTS, **_T5)
+FAMILIES["mt5"] = Family(
+    architectures=("MT5ForConditionalGeneration",),
+    # mT5's class ties and scales nothing, whatever the file says.
+    defaults=t5_family.DEFAULTS | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    **_T5,
+)
+
 # Of an unknown field: the values that mean "off".
 OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> AnyModelConfig:
     """`folder`/config.json as our config.
 
     Raises: UserError naming the file and the field: missing, malformed, or one that asks for maths that we don't have.
@@ -321,7 +336,8 @@ def read_config(folder: Path) -> ModelConfig:
     family = FAMILIES[name]
     _check(family, raw, path)
     config = family.build(Fields({**family.defaults, **raw}, path))
-    _check_shapes(config, path)
+    if isinstance(config, ModelConfig):
+        _check_shapes(config, path)
     return config
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from itune.models.config import FullConfig, LoRAConfig, ModelConfig
+from itune.models.config import AnyModelConfig, EncoderDecoderConfig, FullConfig, LoRAConfig
 from itune.models.decoder import Decoder
+from itune.models.encdec import EncoderDecoder
 from itune.models.linear import LoRAParam
 
 Params = dict[str, jax.Array]
+Model = Decoder | EncoderDecoder
 ADAPTER = ("lora_a", "lora_b", "lora_m")
 
 
@@ -29,7 +31,7 @@ class ModelSpec:
     trainable: the paths that train.  quantise: see `WeightsConfig`.
     """
 
-    config: ModelConfig
+    config: AnyModelConfig
     tuning: LoRAConfig | FullConfig | None
     graphdef: Any
     treedef: Any
@@ -39,7 +41,7 @@ class ModelSpec:
     trainable: frozenset[str]
     quantise: str = ""
 
-    def merge(self, params: Params) -> Decoder:
+    def merge(self, params: Params) -> Model:
         """The module over these parameters. Cheap, and safe inside jit."""
         leaves = [params[path] for path in self.paths]
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
@@ -68,7 +70,7 @@ class ModelSpec:
 
 
 def model_spec(
-    config: ModelConfig,
+    config: AnyModelConfig,
     tuning: LoRAConfig | FullConfig | None = None,
     *,
     adapters: int = 1,
@@ -83,7 +85,8 @@ def model_spec(
     lora = tuning if isinstance(tuning, LoRAConfig) else None
     if quantise and isinstance(tuning, FullConfig):
         raise ValueError(f"WeightsConfig.quantise={quantise!r} is for frozen weights: tune adapters (LoRAConfig)")
-    abstract = nnx.eval_shape(lambda: Decoder(config, lora, adapters=adapters, quantise=quantise, rngs=nnx.Rngs(0)))
+    kind: Any = EncoderDecoder if isinstance(config, EncoderDecoderConfig) else Decoder
+    abstract = nnx.eval_shape(lambda: kind(config, lora, adapters=adapters, quantise=quantise, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
     # The pytree's leaf order need not be the flat state's: take paths from the leaves themselves.
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
@@ -148,7 +151,7 @@ def init_params(spec: ModelSpec, seed: int, paths=None) -> Params:
         if leaf in ("lora_b", "lora_m"):
             out[path] = jnp.zeros(shape, jnp.float32)
         elif leaf == "scale":
-            out[path] = jnp.full(shape, 1.0 - spec.config.norm_offset, jnp.float32)
+            out[path] = jnp.full(shape, 1.0 - getattr(spec.config, "norm_offset", 0.0), jnp.float32)
         elif leaf == "b":
             out[path] = jnp.zeros(shape, jnp.float32)
         else:

@@ -17,7 +17,7 @@ from itune.data.reader import Reader
 from itune.data.schedule import Plan
 from itune.data.tokenizer import Tokenizer, check_vocabulary
 from itune.errors import UserError
-from itune.models.config import ModelConfig
+from itune.models.config import AnyModelConfig
 from itune.models.families import read_config
 from itune.weights import resolve
 
@@ -27,7 +27,7 @@ class DataSide:
     """What is to be learned: known before JAX does any work. No array of it lives on a device."""
 
     folder: Path
-    model: ModelConfig
+    model: AnyModelConfig
     tokenizer: Tokenizer
     manifest: Manifest
     plan: Plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import optax
 from itune.training.config import AdafactorConfig, AdamWConfig, LearningRateConfig
 
 Params = dict[str, jax.Array]
-STACKED = "layers/"  # paths below it carry a leading axis of layers
+STACKED = re.compile(r"(.*/)?layers/.*")  # paths that carry a leading axis of layers
 
 
 def learning_rate(config: LearningRateConfig, step: int, total_steps: int) -> float:
@@ -91,5 +92,5 @@ def clip(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:
 
 
 def _groups(params: Params) -> tuple[Params, Params]:
-    stacked = {p: a for p, a in params.items() if p.startswith(STACKED)}
+    stacked = {p: a for p, a in params.items() if STACKED.fullmatch(p)}
     return stacked, {p: a for p, a in params.items() if p not in stacked}

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from itune.batch import FIELDS, Batch
 from itune.models.adapters import layer_mask
-from itune.models.decoder import Compute
+from itune.models.compute import Compute
 from itune.models.head import Objective, head_loss
 from itune.models.layers import NO_DROPOUT, Dropout
 from itune.models.spec import ModelSpec, Params

@@ -54,6 +54,7 @@ def strictest(base: str, manifest: Mapping[str, Any]) -> str:
 def _prompting(config: Mapping[str, Any]) -> list[str]:
     form = config.get("data", {}).get("prompt_format", "plain")
     how = {
+        "seq2seq": ["The encoder reads the instruction, ended by EOS (tokenizers of T5 add it); the decoder replies."],
         "plain": [
             'The prompt is the instruction and a newline; the reply ends with EOS: `"Explain what a fever is.\\n"`.'
         ],

@@ -16,7 +16,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from itune.errors import UserError
 from itune.models.spec import ModelSpec, Params
 from itune.weights.arrays import Index, make_array
-from itune.weights.names import TABLES
+from itune.weights.names import COPIES, TABLES, UNREAD
 from itune.weights.quantised import load_quantised
 from itune.weights.shards import Tensors, open_tensors
 
@@ -87,24 +87,26 @@ def _reader(
 
 
 def _check_rest(tensors: Tensors, seen: set[str], spec: ModelSpec) -> None:
-    """What is left over has no place in the model, but for a head that is tied and equal."""
-    head = "lm_head.weight"
-    extra = sorted(set(tensors) - seen)
-    if head in extra and spec.config.tied_embeddings:
-        extra.remove(head)
-        _check_tied(tensors, head, {ours: theirs for ours, theirs, _ in TABLES[spec.config.family]}["embed"])
+    """What is left over has no place in the model, but for copies: a head that is tied, an embedding held twice."""
+    theirs = {ours: theirs for ours, theirs, _ in TABLES[spec.config.family]}
+    copies = {copy: original for copy, original in COPIES.items() if original in seen}
+    if spec.config.tied_embeddings:
+        copies[theirs["head"]] = theirs["embed"]
+    extra = sorted(set(tensors) - seen - UNREAD)
+    for name in [name for name in extra if name in copies]:
+        extra.remove(name)
+        _check_copy(tensors, name, copies[name])
     if extra:
         raise UserError(
             f"{tensors.folder}: tensor {extra[0]!r} has no place in a {spec.config.family} model ({len(extra)} such)"
         )
 
 
-def _check_tied(tensors: Tensors, head: str, embed: str) -> None:
-    """Compared at a few rows: a head of its own differs in all."""
-    shape = tensors.shape(head)
+def _check_copy(tensors: Tensors, copy: str, original: str) -> None:
+    """Compared at a few rows: one that is its own differs in all."""
+    shape = tensors.shape(copy)
     rows = (slice(0, min(shape[0], 64)), *(slice(0, size) for size in shape[1:]))
     read = lambda name: tensors.read(name, rows, np.dtype(np.float32))  # noqa: E731
-    if shape != tensors.shape(embed) or not np.array_equal(read(head), read(embed)):
-        raise UserError(
-            f"{tensors.folder}: {head} differs from {embed}, and config.json says tie_word_embeddings: one is wrong"
-        )
+    if shape != tensors.shape(original) or not np.array_equal(read(copy), read(original)):
+        tie = ", and config.json says tie_word_embeddings: one is wrong" if copy.startswith("lm_head") else ""
+        raise UserError(f"{tensors.folder}: {copy} differs from {original}{tie}")

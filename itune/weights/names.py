@@ -42,7 +42,35 @@ GEMMA2 = _decoder(
     post_mlp_norm="post_feedforward_layernorm",
 )
 
+
+def _t5(gated: bool) -> Table:
+    rows = [("embed", "shared.weight", False), ("head", "lm_head.weight", False)]
+    mlp = {"gate_proj": "wi_0", "up_proj": "wi_1", "down_proj": "wo"} if gated else {"up_proj": "wi", "down_proj": "wo"}
+    attention = {"attention": "SelfAttention", "cross_attention": "EncDecAttention"}
+    for side, parts in (("encoder", ("attention", "mlp")), ("decoder", ("attention", "cross_attention", "mlp"))):
+        first = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        rows += [(f"{side}/relative_bias", first, False)]
+        rows += [(f"{side}/final_norm/scale", f"{side}.final_layer_norm.weight", False)]
+        for number, part in enumerate(parts):
+            ours, theirs = f"{side}/layers/{part}", f"{side}.block.{{n}}.layer.{number}"
+            norm = f"{side}/layers/{part.removesuffix('_attention') if 'cross' in part else part}_norm/scale"
+            rows += [(norm, f"{theirs}.layer_norm.weight", False)]
+            names = mlp if part == "mlp" else {f"{letter}_proj": letter for letter in "qkvo"}
+            inner = attention.get(part, "DenseReluDense")
+            rows += [(f"{ours}/{name}/w", f"{theirs}.{inner}.{other}.weight", True) for name, other in names.items()]
+    return tuple(rows)
+
+
+# Tensors that files may hold a second time: {the copy: what it must equal}; and one of old files that nobody reads.
+COPIES = {
+    "encoder.embed_tokens.weight": "shared.weight",
+    "decoder.embed_tokens.weight": "shared.weight",
+}
+UNREAD = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}
+
 TABLES: dict[str, Table] = {
+    "t5": _t5(gated=False),
+    "t5_gated": _t5(gated=True),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"), LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA2),
 }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from itune.errors import UserError, nearest
-from itune.models.config import LoRAConfig, ModelConfig
+from itune.models.config import AnyModelConfig, EncoderDecoderConfig, LoRAConfig
 from itune.models.families import OFF
 from itune.models.spec import ModelSpec, model_spec
 from itune.weights.export import write_json
@@ -51,7 +51,7 @@ INITS = (True, False, "gaussian", "orthogonal")  # others change the base that t
 NAME = re.compile(r"(?P<layer>.+?)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector(\.weight)?)")
 
 
-def read_adapter(folder: Path, model: ModelConfig) -> tuple[LoRAConfig, dict[str, np.ndarray]]:
+def read_adapter(folder: Path, model: AnyModelConfig) -> tuple[LoRAConfig, dict[str, np.ndarray]]:
     """(the adapter's LoRAConfig, its parameters by path, float32) for a base of this config.
 
     Raises: UserError naming file and field or tensor, for what is not LoRA as we compute it, or not this model's.
@@ -111,11 +111,14 @@ def _lora(fields: Mapping[str, Any], path: Path) -> LoRAConfig:
         raise UserError(f"{path}: r and lora_alpha must be numbers ({error})") from None
 
 
-def _places(model: ModelConfig) -> tuple[dict[str, tuple[str, int]], dict[str, tuple[str, int, bool]]]:
+def _places(model: AnyModelConfig) -> tuple[dict[str, tuple[str, int]], dict[str, tuple[str, int, bool]]]:
     """{their name: (our path, layer)} of linear layers; {their name: (our path, layer, transposed)} of parameters."""
     linear, whole = {}, {}
+    shapes = model_spec(model).shapes
     for path, theirs, transposed in TABLES[model.family]:
-        for n in range(model.num_layers) if "{n}" in theirs else [-1]:
+        if path not in shapes:
+            continue
+        for n in range(shapes[path][0]) if "{n}" in theirs else [-1]:
             name = theirs.format(n=n)
             whole[name] = (path, n, transposed)
             if path.endswith("/w"):
@@ -123,7 +126,7 @@ def _places(model: ModelConfig) -> tuple[dict[str, tuple[str, int]], dict[str, t
     return linear, whole
 
 
-def _narrowed(lora: LoRAConfig, found: Mapping[str, Mapping[int, Any]], model: ModelConfig) -> LoRAConfig:
+def _narrowed(lora: LoRAConfig, found: Mapping[str, Mapping[int, Any]], model: AnyModelConfig) -> LoRAConfig:
     """With the layers, and the numbers of layers, that the file has adapters for."""
     adapters = {path.rpartition("/")[0]: set(layers) for path, layers in found.items() if path.endswith("/lora_a")}
     numbers = set().union(*adapters.values()) if adapters else set()
@@ -133,7 +136,7 @@ def _narrowed(lora: LoRAConfig, found: Mapping[str, Mapping[int, Any]], model: M
     return LoRAConfig(**fields, layers=tuple(sorted(adapters)), at=at, train=train)  # type: ignore[arg-type]
 
 
-def _spec(lora: LoRAConfig, model: ModelConfig, path: Path) -> ModelSpec:
+def _spec(lora: LoRAConfig, model: AnyModelConfig, path: Path) -> ModelSpec:
     try:
         return model_spec(model, lora)
     except ValueError as error:
@@ -188,7 +191,7 @@ def write_adapter(spec: ModelSpec, trained: Mapping[str, np.ndarray], folder: Pa
         folder / CONFIG,
         {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            "task_type": "SEQ_2_SEQ_LM" if isinstance(spec.config, EncoderDecoderConfig) else "CAUSAL_LM",
             "base_model_name_or_path": base,
             "r": lora.rank,
             "lora_alpha": lora.alpha,

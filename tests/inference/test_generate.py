@@ -14,7 +14,8 @@ import pytest
 from itune import cli, generate
 from itune.errors import UserError
 from itune.inference.generate import BUCKET, Generator
-from itune.models.decoder import Compute, logits
+from itune.models.compute import Compute
+from itune.models.decoder import logits
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import make_mesh, param_sharding
 from tests import tiny

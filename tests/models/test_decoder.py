@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from itune.models.compute import Compute
 from itune.models.config import REMAT, FullConfig, LayerKind, Rope, RopeScaling
-from itune.models.decoder import Compute
 from itune.models.layers import NO_DROPOUT, Dropout, neftune, rope_frequencies
 from itune.models.spec import init_params, model_spec
 from itune.training.step import batch_loss

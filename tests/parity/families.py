@@ -121,7 +121,7 @@ def write_folder(folder: Path, name: str, tensors: Mapping[str, tuple[int, ...]]
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIGS[name]), "utf-8")
+    (folder / "config.json").write_text(json.dumps((CONFIGS | T5S)[name]), "utf-8")
     numbers = {tensor: array(tensor, shape) for tensor, shape in tensors.items()}
     save_file(numbers, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -156,3 +156,53 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # A large epsilon: where a gradient is next to nothing, Adam would make a whole step of its rounding.
 LORA_PLUS = {"lr": 0.01, "ratio": 4.0, "weight_decay": 0.1, "eps": 0.01, "steps": 2}
+
+# Encoder-decoders: unlike depths, heads x d_kv other than d_model, distances beyond the table.
+T5_SIZES: dict[str, Any] = {
+    "vocab_size": 101,
+    "d_model": 36,
+    "d_kv": 10,
+    "d_ff": 52,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12,
+    "layer_norm_epsilon": 0.01,
+    "dropout_rate": 0.1,
+    "is_encoder_decoder": True,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+T5S: dict[str, dict[str, Any]] = {
+    "t5": T5_SIZES | {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "feed_forward_proj": "relu"},
+    "flan_t5": T5_SIZES
+    | {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
+    "mt5": T5_SIZES
+    | {
+        "model_type": "mt5",
+        "architectures": ["MT5ForConditionalGeneration"],
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "num_decoder_layers": 3,
+    },
+}
+
+
+def encoder_batch() -> tuple[np.ndarray, np.ndarray]:
+    """(encoder tokens [2, 17], labels [2, 11]), int64; labels are IGNORED where nothing is learnt."""
+    tokens, _ = batch()
+    rng = np.random.default_rng(8)
+    labels = rng.integers(3, T5_SIZES["vocab_size"], (2, 11))
+    return tokens, np.where(rng.random((2, 11)) < 0.7, labels, IGNORED)
+
+
+def decoder_inputs(labels: np.ndarray) -> np.ndarray:
+    """Labels moved by one behind the start token; what is IGNORED was some token too."""
+    return np.pad(np.where(labels == IGNORED, 5, labels)[:, :-1], ((0, 0), (1, 0)))

@@ -27,7 +27,7 @@ from transformers.utils import logging  # noqa: E402
 from itune.cache import cache_dir  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import RELEASES, fetch_gguf  # noqa: E402
-from tests.parity import chats, corpus, make_adapters, make_chat, make_families, tiny  # noqa: E402
+from tests.parity import chats, corpus, make_adapters, make_chat, make_families, make_t5, tiny  # noqa: E402
 from tests.parity.prompts import GREEDY_PROMPTS, LOGIT_PROMPTS, TOKEN_LINES  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -182,6 +182,7 @@ def main() -> None:
     write_json(flags.out / "state.json", state_digests(model))
     small = tiny_references(flags.out / "tiny")
     family_golden = make_families.write(flags.out / "families")
+    family_golden |= make_t5.write(flags.out / "families")
     make_adapters.write(flags.out / "adapters", flags.out / "families")
     np.savez(flags.out / "tiny.npz", **small)
     root = corpus.data_dir()

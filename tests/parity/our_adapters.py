@@ -10,8 +10,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from itune.models.adapters import merged
+from itune.models.compute import Compute
 from itune.models.config import LoRAConfig
-from itune.models.decoder import Compute, logits
+from itune.models.decoder import logits
 from itune.models.families import read_config
 from itune.models.spec import ADAPTER, ModelSpec, Params, model_spec
 from itune.training.config import AdamWConfig

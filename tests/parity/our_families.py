@@ -12,8 +12,8 @@ import numpy as np
 
 from itune.batch import Batch
 from itune.inference.generate import Generator
-from itune.models.config import FullConfig
-from itune.models.decoder import Compute, logits
+from itune.models.compute import Compute
+from itune.models.config import EncoderDecoderConfig, FullConfig
 from itune.models.families import read_config
 from itune.models.spec import ModelSpec, Params, model_spec
 from itune.training.step import batch_loss
@@ -28,20 +28,24 @@ def differences(folder: Path, compute: Compute) -> tuple[dict[str, float], list[
     spec, params = ours.load(folder, FullConfig())
     theirs = dict(np.load(folder / "refs.npz"))
     rows = json.loads((folder / "greedy.json").read_text())
-    return ours.worst(results(spec, params, compute), theirs), greedy(spec, params, rows, compute)
+    eos_id = families.T5_SIZES["eos_token_id"] if folder.name in families.T5S else families.SIZES["eos_token_id"]
+    return ours.worst(results(spec, params, compute), theirs), greedy(spec, params, rows, compute, eos_id)
 
 
 def results(spec: ModelSpec, params: Params, compute: Compute) -> dict[str, np.ndarray]:
     """Logits, loss and gradients, under the reference's names and in its layouts."""
-    batch = packed()
+    batch = encoder_decoder_batch() if isinstance(spec.config, EncoderDecoderConfig) else packed()
 
     def loss(params):
         total, _ = batch_loss(spec, params, batch, compute)
         return total / batch.loss_weights.sum()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
-    found = logits(spec.merge(params), batch.tokens, batch.segment_ids, batch.positions, compute)
-    return gradients(spec, grads) | {"logits": np.asarray(found), "loss": np.asarray(value)}
+    model = spec.merge(params)
+    hidden_BLD = model.batch_hidden(batch, compute)
+    found = model.head_logits(hidden_BLD.reshape(-1, hidden_BLD.shape[-1]), compute)
+    found = np.asarray(found).reshape(*batch.tokens.shape, -1)
+    return gradients(spec, grads) | {"logits": found, "loss": np.asarray(value)}
 
 
 def packed() -> Batch:
@@ -65,6 +69,30 @@ def packed() -> Batch:
     return Batch(**{name: None if a is None else jnp.asarray(a) for name, a in fields.items()})
 
 
+def encoder_decoder_batch() -> Batch:
+    """The batch of families.py for encoder-decoders, one example a row, padded on both sides."""
+    tokens, labels = families.encoder_batch()
+    (B, M), L = tokens.shape, labels.shape[1]
+    pad = lambda a, more: np.pad(a, ((0, 0), (0, more))).astype(np.int32)  # noqa: E731
+    places = lambda n: np.broadcast_to(np.arange(n), (B, n)).astype(np.int32)  # noqa: E731
+    learnt = labels != families.IGNORED
+    batch = Batch(
+        tokens=families.decoder_inputs(labels).astype(np.int32),
+        segment_ids=np.ones((B, L), np.int32),
+        positions=places(L),
+        loss_index=places(L),
+        loss_targets=np.where(learnt, labels, 0).astype(np.int32),
+        loss_weights=learnt.astype(np.float32),
+        loss_task=np.zeros((B, L), np.int32),
+        row_ids=np.zeros((B, 2), np.int32),
+        encoder_tokens=pad(tokens, 3),
+        encoder_positions=pad(places(M), 3),
+        encoder_segment_ids=pad(np.ones((B, M)), 3),
+    )
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return Batch(**{name: None if a is None else jnp.asarray(a) for name, a in fields.items()})
+
+
 def gradients(spec: ModelSpec, grads: Params) -> dict[str, np.ndarray]:
     out = {}
     for path, theirs, transposed in TABLES[spec.config.family]:
@@ -76,16 +104,17 @@ def gradients(spec: ModelSpec, grads: Params) -> dict[str, np.ndarray]:
     return out
 
 
-def greedy(spec: ModelSpec, params: Params, rows: list[dict], compute: Compute) -> list[str]:
-    found = Generator(spec, params, compute).generate([row["prompt"] for row in rows], families.NEW_TOKENS, 2)
-    faults = [ours.greedy_difference(new, row, 2) for new, row in zip(found, rows, strict=True)]
+def greedy(spec: ModelSpec, params: Params, rows: list[dict], compute: Compute, eos_id: int) -> list[str]:
+    found = Generator(spec, params, compute).generate([row["prompt"] for row in rows], families.NEW_TOKENS, eos_id)
+    faults = [ours.greedy_difference(new, row, eos_id) for new, row in zip(found, rows, strict=True)]
     return [fault for fault in faults if fault]
 
 
 def write_folder(folder: Path, name: str) -> Path:
     """A family's tiny checkpoint, as transformers would save it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(families.CONFIGS[name]), "utf-8")
+    fields = (families.CONFIGS | families.T5S)[name]
+    (folder / "config.json").write_text(json.dumps(fields), "utf-8")
     return families.write_folder(folder, name, shapes(model_spec(read_config(folder))))
 
 

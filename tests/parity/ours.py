@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from itune.models.compute import Compute
 from itune.models.config import FullConfig, LoRAConfig
-from itune.models.decoder import Compute, logits
+from itune.models.decoder import logits
 from itune.models.families import read_config
 from itune.models.head import head_loss
 from itune.models.spec import ModelSpec, Params, model_spec

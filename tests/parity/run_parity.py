@@ -26,7 +26,7 @@ from safetensors import safe_open  # noqa: E402
 
 from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.generate import Generator  # noqa: E402
-from itune.models.decoder import Compute  # noqa: E402
+from itune.models.compute import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from tests.parity import chats, corpus, families, our_adapters, our_chats, our_families, ours, tiny  # noqa: E402
 
@@ -141,13 +141,14 @@ def tiny_model(_: Path, refs: Path) -> str:
 
 def family_models(_: Path, refs: Path) -> str:
     largest, count = 0.0, 0
-    for name in families.CONFIGS:
+    for name in [*families.CONFIGS, *families.T5S]:
         errors, faults = our_families.differences(refs / "families" / name, Compute())
         worst = max(errors, key=errors.__getitem__)
         require(errors[worst] <= our_families.TOLERANCE, f"{name}: {worst} is {errors[worst]:.2e} apart")
         require(not faults, f"{name}: {faults[:2]}")
         largest, count = max(largest, errors[worst]), count + len(errors)
-    return f"{', '.join(families.CONFIGS)}: {count} logits, losses, gradients at most {largest:.1e} apart; greedy equal"
+    names = ", ".join([*families.CONFIGS, *families.T5S])
+    return f"{names}: {count} logits, losses, gradients at most {largest:.1e} apart; greedy equal"
 
 
 def adapters(_: Path, refs: Path) -> str:

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from itune.models.compute import Compute
 from itune.models.config import FullConfig
-from itune.models.decoder import Compute
 from tests.conftest import ROOT
 from tests.parity import chats, families, our_chats, our_families, ours, tiny
 
@@ -36,7 +36,7 @@ def test_tiny_llama_has_transformers_logits_loss_and_gradients(tiny_folder, tiny
     assert max(errors.values()) < 1e-4, (CHANGED, max(errors, key=errors.__getitem__), max(errors.values()))
 
 
-@pytest.mark.parametrize("name", families.CONFIGS)
+@pytest.mark.parametrize("name", [*families.CONFIGS, *families.T5S])
 def test_each_family_has_transformers_logits_loss_and_gradients(name, tmp_path):
     golden = np.load(GOLDEN / "families.npz")
     spec, params = ours.load(our_families.write_folder(tmp_path, name), FullConfig())
@@ -72,7 +72,7 @@ def test_greedy_generation_is_transformers(smollm2_model, smollm2):
     """20 prompts x 64 tokens with our KV cache, near ties excepted."""
     from itune.data.tokenizer import Tokenizer
     from itune.inference.generate import Generator
-    from itune.models.decoder import Compute
+    from itune.models.compute import Compute
 
     rows = json.loads((GOLDEN / "smollm2_greedy.json").read_text("utf-8"))
     tokenizer = Tokenizer.from_folder(smollm2)

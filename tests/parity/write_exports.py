@@ -19,8 +19,9 @@ import numpy as np  # noqa: E402
 
 from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.convert import convert  # noqa: E402
+from itune.models.compute import Compute  # noqa: E402
 from itune.models.config import LoRAConfig  # noqa: E402
-from itune.models.decoder import Compute, logits  # noqa: E402
+from itune.models.decoder import logits  # noqa: E402
 from itune.models.families import read_config  # noqa: E402
 from itune.models.spec import model_spec  # noqa: E402
 from itune.weights.export import write_json, write_model  # noqa: E402

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from itune.models.decoder import Compute
+from itune.models.compute import Compute
 from itune.models.spec import init_params
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import batch_sharding, make_mesh, param_sharding, replicated

@@ -27,7 +27,7 @@ def quiet(line: str) -> None:
     pass
 
 
-@pytest.mark.parametrize("name", families.CONFIGS)
+@pytest.mark.parametrize("name", [*families.CONFIGS, *families.T5S])
 def test_in_and_out_is_the_same_bits(name, tmp_path):
     folder, out = our_families.write_folder(tmp_path / "in", name), tmp_path / "out"
     spec = model_spec(read_config(folder), FullConfig())
