@@ -18,6 +18,7 @@ import jinja2.parser
 import jinja2.sandbox
 import tokenizers
 
+from itune.data import sentencepiece_model
 from itune.errors import UserError
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -35,14 +36,25 @@ class Tokenizer:
 
     Attributes:
       eos_id: the token that ends every target. bos_id, pad_id, unk_id: None where the model has none.
+      prefix: ids that every sequence begins with: [bos_id], or none. Chat templates write theirs themselves.
       added_ids: of tokens that text spells whole ("<|im_end|>"), whatever stands around it.
       vocab_size: largest id + 1, added tokens included.
       digest: SHA-256 (hex) of everything that decides ids and prompts: tokenizer.json, special tokens, chat template.
       chat_template: Jinja source, or None.
     """
 
-    def __init__(self, tokenizer_json: str, special_tokens: dict[str, str], chat_template: str | None = None) -> None:
-        """special_tokens: {"eos_token": "</s>", ...}, with an eos_token. UserError for one outside the vocabulary."""
+    def __init__(
+        self,
+        tokenizer_json: str,
+        special_tokens: dict[str, str],
+        chat_template: str | None = None,
+        *,
+        add_bos: bool | None = None,
+    ) -> None:
+        """special_tokens: {"eos_token": "</s>", ...}, with an eos_token. UserError for one outside the vocabulary.
+
+        add_bos: whether text begins with BOS; None is what tokenizer.json's own post-processor does.
+        """
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
         # The file may carry the truncation and padding of some training script; transformers ignores both on load.
         self._tokenizer.no_truncation()
@@ -58,7 +70,12 @@ class Tokenizer:
         self.added_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.chat_template = chat_template
-        parts = json.dumps([tokenizer_json, sorted(special_tokens.items()), chat_template])
+        if add_bos is None:
+            found = self._tokenizer.encode("a", add_special_tokens=True).ids
+            add_bos = self.bos_id is not None and found[:1] == [self.bos_id]
+        self.prefix = [self.bos_id] if add_bos and self.bos_id is not None else []
+        marks = ["begins with BOS"] if self.prefix else []
+        parts = json.dumps([tokenizer_json, sorted(special_tokens.items()), chat_template, *marks])
         self.digest = hashlib.sha256(parts.encode("utf-8")).hexdigest()
 
     @classmethod
@@ -68,15 +85,13 @@ class Tokenizer:
         Raises UserError where tokenizer.json is missing or broken, or no EOS token is declared.
         """
         folder = Path(folder)
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise UserError(f"{folder}: no tokenizer.json here (a Hugging Face model folder has one)")
         config = _read_config(folder / "special_tokens_map.json") | _read_config(folder / "tokenizer_config.json")
-        special = {name: text for name in _SPECIAL if (text := _token_text(config.get(name))) is not None}
+        path, text, special = _read_tokenizer(folder, config)
+        special |= {name: token for name in _SPECIAL if (token := _token_text(config.get(name))) is not None}
         if "eos_token" not in special:
             raise UserError(f"{folder / 'tokenizer_config.json'}: no eos_token; every target must end in one")
         try:
-            return cls(path.read_text(encoding="utf-8"), special, _chat_template(folder, config))
+            return cls(text, special, _chat_template(folder, config), add_bos=config.get("add_bos_token"))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
         except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot parse
@@ -148,6 +163,19 @@ class Tokenizer:
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise UserError(f"the model's chat template failed: {error}") from None
         return _take_marks(text) if _MARKS.search(self.chat_template) else (text, [])
+
+
+def _read_tokenizer(folder: Path, config: _Config) -> tuple[Path, str, dict[str, str]]:
+    """(the file, as tokenizer.json has it, special tokens that it names): tokenizer.json, or a SentencePiece model."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return path, path.read_text(encoding="utf-8"), {}
+    path = next((folder / name for name in sentencepiece_model.FILES if (folder / name).is_file()), path)
+    if not path.is_file():
+        raise UserError(f"{folder}: no tokenizer.json or tokenizer.model here (a Hugging Face model folder has one)")
+    is_t5 = str(config.get("tokenizer_class", "")).startswith(("T5", "MT5"))
+    extra_ids = config.get("extra_ids", 100 if is_t5 else 0)
+    return path, *sentencepiece_model.read_model(path, int(extra_ids))
 
 
 def check_vocabulary(tokenizer: Tokenizer, embeddings: int, folder: Path) -> None:

@@ -150,7 +150,8 @@ class Evaluator:
             return Snapshot(losses=())
         per_task = self.config.evaluation.generate_per_task if generate else 0
         baseline = None
-        if chat and self.tokenizer.chat_template is not None:
+        decoder = self.config.data.converter != "encoder_decoder"
+        if chat and decoder and self.tokenizer.chat_template is not None:
             if self._chat is None:
                 self._chat = self._chat_examples()
             baseline = self._measure(self._chat, "chat", params, per_task, check)

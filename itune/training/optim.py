@@ -45,23 +45,19 @@ class Optimizer:
     b_rate: float = 1.0
 
     def init(self, params: Params) -> Any:
-        stacked, single = _groups(params)
-        return {
-            "stacked": jax.vmap(self.transform.init)(stacked) if stacked else {},
-            "single": self.transform.init(single) if single else {},
-        }
+        found: dict[str, Any] = {"stacked": {}, "single": {}}
+        for name, group in _groups(params).items():
+            found[name] = self.transform.init(group) if name == "single" else jax.vmap(self.transform.init)(group)
+        return found
 
     def update(self, grads: Params, state: Any, params: Params, rate) -> tuple[Params, Any]:
         """params - rate * update. `grads` are already divided and clipped."""
-        stacked, single = _groups(params)
-        grad_stacked, grad_single = _groups(grads)
+        grad_groups = _groups(grads)
         new_state: dict[str, Any] = {"stacked": {}, "single": {}}
         out: Params = {}
-        if stacked:
-            updates, new_state["stacked"] = jax.vmap(self.transform.update)(grad_stacked, state["stacked"], stacked)
-            out |= updates
-        if single:
-            updates, new_state["single"] = self.transform.update(grad_single, state["single"], single)
+        for name, group in _groups(params).items():
+            update = self.transform.update if name == "single" else jax.vmap(self.transform.update)
+            updates, new_state[name] = update(grad_groups[name], state[name], group)
             out |= updates
         rates = {path: rate * self.b_rate if path.endswith("/lora_b") else rate for path in params}
         return {path: params[path] - rates[path] * out[path] for path in params}, new_state
@@ -91,6 +87,11 @@ def clip(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:
     return {path: g * factor for path, g in grads.items()}, norm
 
 
-def _groups(params: Params) -> tuple[Params, Params]:
-    stacked = {p: a for p, a in params.items() if STACKED.fullmatch(p)}
-    return stacked, {p: a for p, a in params.items() if p not in stacked}
+def _groups(params: Params) -> dict[str, Params]:
+    """{"single": ..., "stacked": ...}; of an encoder-decoder one for each stack, as their depths may differ."""
+    found: dict[str, Params] = {}
+    for path, array in params.items():
+        match = STACKED.fullmatch(path)
+        name = "single" if match is None else f"stacked {match[1]}" if match[1] else "stacked"
+        found.setdefault(name, {})[path] = array
+    return found

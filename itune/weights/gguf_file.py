@@ -1,4 +1,4 @@
-"""A GGUF file of the llama architecture -> a Hugging Face folder in float32, once.
+"""A GGUF file -> a Hugging Face folder in float32, once.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The gguf package reads and dequantises.
 """
@@ -7,44 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from itune.errors import UserError
+from itune.errors import UserError, nearest
+from itune.models.config import Rope, RopeScaling
+from itune.models.layers import rope_frequencies
+from itune.weights.gguf_families import ARCHITECTURES, NEUTRAL, TOP
 from itune.weights.gguf_tokenizer import SPECIAL, build_tokenizer, tokenizer_config
+from itune.weights.safetensors_file import Entry, write_file
 
-# Their name: Hugging Face's. "{n}" is the layer. "q" and "k" are un-permuted on the way.
-TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-LAYER = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-}
-# Metadata that would change the maths, and the values that don't.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "rope.scaling.type": ("none",),
-    "rope.scale_linear": (1.0,),
-    "expert_count": (0,),
-    "attention.sliding_window": (0,),
-    "attention.clamp_kqv": (0.0,),
-    "logit_scale": (1.0,),
-}
+ROPE_FREQS = "rope_freqs.weight"  # llama3's scaling: how many times each frequency is stretched
+LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0)
 
 
 class GGUFFile:
@@ -63,53 +41,84 @@ class GGUFFile:
         except (ValueError, KeyError, IndexError, TypeError, UnicodeDecodeError, struct.error) as error:
             raise UserError(f"{path}: not a readable GGUF file ({_one_line(error)})") from None
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}
-        architecture = self.metadata.get("general.architecture")
-        if architecture != "llama":
-            raise UserError(f"{path}: its architecture is {architecture!r}; from GGUF only 'llama' is supported")
+        self.name = str(self.metadata.get("general.architecture"))
+        if self.name not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise UserError(
+                f"{path}: its architecture is {self.name!r}; supported are {known}.{nearest(self.name, ARCHITECTURES)}"
+            )
+        self.architecture = ARCHITECTURES[self.name]
+        prefix = f"{self.name}."
+        self.own = {k.removeprefix(prefix): v for k, v in self.metadata.items() if k.startswith(prefix)}
         self._refuse_other_maths()
 
     def _refuse_other_maths(self) -> None:
-        for key, allowed in NEUTRAL.items():
-            value = self.metadata.get(f"llama.{key}")
+        neutral = NEUTRAL | (
+            {} if "attention.sliding_window" in self.architecture.read else {"attention.sliding_window": (0,)}
+        )
+        for key, allowed in neutral.items():
+            value = self.own.get(key)
             if value is not None and value not in allowed:
-                raise UserError(f"{self.where}: llama.{key} is {value!r}, which is not supported (only {allowed[0]!r})")
+                raise UserError(
+                    f"{self.where}: {self.name}.{key} is {value!r}, which is not supported (only {allowed[0]!r})"
+                )
 
     def need(self, key: str) -> Any:
-        if f"llama.{key}" not in self.metadata:
-            raise UserError(f"{self.where}: its metadata lacks llama.{key}")
-        return self.metadata[f"llama.{key}"]
+        if key not in self.own:
+            raise UserError(f"{self.where}: its metadata lacks {self.name}.{key}")
+        return self.own[key]
 
     def config(self) -> dict[str, Any]:
-        """config.json, with LlamaForCausalLM's field names."""
+        """config.json, with the field names of the architecture's class in transformers."""
         width, heads = int(self.need("embedding_length")), int(self.need("attention.head_count"))
-        head_dim = int(self.metadata.get("llama.attention.key_length", width // heads))
+        head_dim = int(self.own.get("attention.key_length", width // heads))
         for key in ("attention.value_length", "rope.dimension_count"):
-            other = self.metadata.get(f"llama.{key}", head_dim)
+            other = self.own.get(key, head_dim)
             if other != head_dim:
                 raise UserError(
-                    f"{self.where}: llama.{key} is {other}, not supported other than the key width, {head_dim}"
+                    f"{self.where}: {self.name}.{key} is {other}, not supported other than the key width, {head_dim}"
                 )
+        for key in ("block_count", "feed_forward_length", "context_length", "attention.layer_norm_rms_epsilon"):
+            self.need(key)
         config = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": [self.architecture.hf_class],
+            "model_type": self.architecture.model_type,
             "vocab_size": int(self._tensor("token_embd.weight").shape[1]),
             "hidden_size": width,
             "intermediate_size": int(self.need("feed_forward_length")),
             "num_hidden_layers": int(self.need("block_count")),
             "num_attention_heads": heads,
-            "num_key_value_heads": int(self.metadata.get("llama.attention.head_count_kv", heads)),
+            "num_key_value_heads": int(self.own.get("attention.head_count_kv", heads)),
             "head_dim": head_dim,
             "max_position_embeddings": int(self.need("context_length")),
             "rms_norm_eps": _short(self.need("attention.layer_norm_rms_epsilon")),
-            "rope_theta": _short(self.metadata.get("llama.rope.freq_base", 10_000.0)),
-            "rope_scaling": None,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
+            "rope_theta": _short(self.own.get("rope.freq_base", 10_000.0)),
+            "rope_scaling": self._rope_scaling(head_dim),
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "torch_dtype": "float32",
         }
-        return config | self.special_ids()
+        return config | self.architecture.fields(self.own) | self.special_ids()
+
+    def _rope_scaling(self, head_dim: int) -> dict[str, Any] | None:
+        if self.own.get("rope.scaling.type") == "linear":
+            return {"rope_type": "linear", "factor": _short(self.need("rope.scaling.factor"))}
+        if ROPE_FREQS not in self.tensors:
+            return None
+        found = np.asarray(self.tensors[ROPE_FREQS].data, np.float32).reshape(-1)
+        base = float(self.own.get("rope.freq_base", 10_000.0))
+        plain = rope_frequencies_of(head_dim // 2, Rope(base=base))
+        for factor in LLAMA3_FACTORS:
+            scaling = RopeScaling(kind="llama3", factor=factor)
+            stretched = rope_frequencies_of(head_dim // 2, Rope(base=base, scaling=scaling))
+            if found.shape == plain.shape and np.allclose(plain / stretched, found, rtol=1e-3):
+                return {
+                    "rope_type": "llama3",
+                    "factor": factor,
+                    "low_freq_factor": scaling.low_freq_factor,
+                    "high_freq_factor": scaling.high_freq_factor,
+                    "original_max_position_embeddings": scaling.original_max_positions,
+                }
+        raise UserError(f"{self.where}: {ROPE_FREQS} is not the scaling of a Llama 3 that itune knows")
 
     def special_ids(self) -> dict[str, int]:
         """{"bos_token_id": 1, ...}, as config.json and generation_config.json have them."""
@@ -129,11 +138,14 @@ class GGUFFile:
         layers = int(self.need("block_count"))
         names = {theirs: ours for ours, theirs in TOP.items() if ours in self.tensors or ours != "output.weight"}
         for n in range(layers):
-            names |= {f"model.layers.{n}.{theirs}": f"blk.{n}.{ours}" for ours, theirs in LAYER.items()}
+            rows = self.architecture.layer.items()
+            names |= {f"model.layers.{n}.{theirs}": f"blk.{n}.{ours}" for ours, theirs in rows}
         for ours in names.values():
             self._tensor(ours)
-        if extra := sorted(set(self.tensors) - set(names.values())):
-            raise UserError(f"{self.where}: tensor {extra[0]!r} has no place in a llama model ({len(extra)} such)")
+        if extra := sorted(set(self.tensors) - set(names.values()) - {ROPE_FREQS}):
+            raise UserError(
+                f"{self.where}: tensor {extra[0]!r} has no place in a {self.name} model ({len(extra)} such)"
+            )
         return names
 
     def array(self, theirs: str, ours: str) -> np.ndarray:
@@ -147,12 +159,18 @@ class GGUFFile:
             raise UserError(
                 f"{self.where}: {ours} is {tensor.tensor_type.name}, which gguf cannot dequantise"
             ) from None
-        if theirs.endswith("q_proj.weight"):
-            array = unpermute(array, int(self.need("attention.head_count")))
-        elif theirs.endswith("k_proj.weight"):
-            heads = int(self.need("attention.head_count"))
-            array = unpermute(array, int(self.metadata.get("llama.attention.head_count_kv", heads)))
+        heads = int(self.need("attention.head_count"))
+        if self.architecture.permuted and theirs.endswith("q_proj.weight"):
+            array = unpermute(array, heads)
+        elif self.architecture.permuted and theirs.endswith("k_proj.weight"):
+            array = unpermute(array, int(self.own.get("attention.head_count_kv", heads)))
+        elif self.architecture.shifted_norms and theirs.endswith("norm.weight"):
+            array = array - 1
         return np.ascontiguousarray(array)
+
+    def entry(self, theirs: str, ours: str) -> Entry:
+        shape = tuple(int(n) for n in reversed(self._tensor(ours).shape))  # GGUF lists dimensions fastest first
+        return Entry(name=theirs, shape=shape, make=lambda: self.array(theirs, ours))
 
     def _tensor(self, name: str) -> Any:
         if name not in self.tensors:
@@ -183,40 +201,14 @@ def write_folder(file: GGUFFile, folder: Path) -> dict[str, dict[str, Any]]:
         data = text.encode("utf-8")
         (folder / name).write_bytes(data)
         written[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    written["model.safetensors"] = _write_safetensors(file, folder / "model.safetensors")
+    entries = [file.entry(theirs, ours) for theirs, ours in file.names().items()]
+    written["model.safetensors"] = write_file(folder / "model.safetensors", entries)
     return written
 
 
-def _shape(tensor: Any) -> list[int]:
-    return [int(n) for n in reversed(tensor.shape)]  # GGUF lists dimensions fastest first
-
-
-def _write_safetensors(file: GGUFFile, path: Path) -> dict[str, Any]:
-    """Float32, one tensor in memory at a time (which safetensors' own writer cannot)."""
-    names, header, offset = file.names(), {}, 0
-    for theirs, ours in names.items():
-        shape = _shape(file.tensors[ours])
-        size = 4 * int(np.prod(shape))
-        header[theirs] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    head = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    digest, size = hashlib.sha256(), 0
-    with path.open("wb") as out:
-        for chunk in _chunks(file, names, header, struct.pack("<Q", len(head)) + head):
-            digest.update(chunk)
-            size += out.write(chunk)
-        out.flush()
-        os.fsync(out.fileno())
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _chunks(file: GGUFFile, names: dict[str, str], header: dict[str, Any], head: bytes) -> Iterator[bytes]:
-    yield head
-    for theirs, ours in names.items():
-        array = file.array(theirs, ours)
-        assert list(array.shape) == header[theirs]["shape"], (theirs, array.shape)
-        yield array.astype("<f4", copy=False).tobytes()
+def rope_frequencies_of(half: int, rope: Rope) -> np.ndarray:
+    """`rope_frequencies` on the host."""
+    return np.asarray(rope_frequencies(half, rope))
 
 
 def _json(value: dict[str, Any]) -> str:

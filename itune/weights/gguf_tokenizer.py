@@ -1,7 +1,7 @@
 """The tokenizer in a GGUF file's metadata -> a Hugging Face folder's tokenizer.json and tokenizer_config.json.
 
-Byte-level BPE ("gpt2") only. How text is cut before the merges apply is not in the file, only its name
-(tokenizer.ggml.pre); llama.cpp's source is where the names are defined.
+Byte-level BPE ("gpt2") and SentencePiece with scores ("llama"). How text is cut before BPE's merges apply is not in the
+file, only its name (tokenizer.ggml.pre); llama.cpp's source is where the names are defined.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from itune.data.sentencepiece_model import CONTROL, NORMAL, SPACE, USER_DEFINED, bpe
 from itune.errors import UserError, nearest
-
-CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 def _gpt2() -> Any:
@@ -25,7 +24,24 @@ def _smollm() -> Any:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {"gpt-2": _gpt2, "smollm": _smollm}
+def _split(pattern: str) -> Callable[[], Any]:
+    """Cut by a pattern of its own, then bytes."""
+
+    def make() -> Any:
+        cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+        return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+    return make
+
+
+# The patterns that the models' own tokenizer.json have. Qwen 2 cuts numbers into single digits, Llama 3 into threes.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "gpt-2": _gpt2,
+    "smollm": _smollm,
+    "qwen2": _split(_WORDS.replace("DIGITS", "")),
+    "llama-bpe": _split(_WORDS.replace("DIGITS", "{1,3}")),
+}
 
 # our key in tokenizer_config.json: the metadata's key
 SPECIAL = {
@@ -45,8 +61,13 @@ def build_tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
     Raises: UserError naming a tokenizer model or pre-tokenizer that is not supported, or what is missing.
     """
     model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    if model == "llama":
+        return _sentencepiece(metadata, where)
     if model != "gpt2":
-        raise UserError(f"{where}: tokenizer.ggml.model is {model!r}; only 'gpt2' (byte-level BPE) is supported")
+        raise UserError(
+            f"{where}: tokenizer.ggml.model is {model!r}; only 'gpt2' (byte-level BPE) and 'llama' (SentencePiece) are "
+            "supported"
+        )
     if pre not in PRE_TOKENIZERS:
         hint = nearest(str(pre), PRE_TOKENIZERS)
         raise UserError(f"{where}: tokenizer.ggml.pre is {pre!r}; supported are {', '.join(PRE_TOKENIZERS)}.{hint}")
@@ -63,6 +84,18 @@ def build_tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     _add(tokenizer, tokens, types)
     return tokenizer
+
+
+def _sentencepiece(metadata: dict[str, Any], where: str) -> Tokenizer:
+    tokens, scores, types = (
+        list(_need(metadata, f"tokenizer.ggml.{x}", where)) for x in ("tokens", "scores", "token_type")
+    )
+    if not len(tokens) == len(scores) == len(types):
+        raise UserError(f"{where}: tokenizer.ggml has {len(tokens)} tokens, {len(scores)} scores, {len(types)} types")
+    # Files spell user-defined runs of spaces as spaces; in SentencePiece's text there are none.
+    spelled = (NORMAL, USER_DEFINED)
+    tokens = [t.replace(" ", SPACE) if kind in spelled else t for t, kind in zip(tokens, types, strict=True)]
+    return bpe(tokens, scores, types, prefix=bool(metadata.get("tokenizer.ggml.add_space_prefix", True)), where=where)
 
 
 def _merges(metadata: dict[str, Any], vocab: dict[str, int], where: str) -> list[tuple[str, str]]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from itune.cache import cache_dir
+from itune.data import sentencepiece_model
 from itune.errors import UserError, nearest
 from itune.weights import hub
 from itune.weights.fetch import RELEASES, Echo, Release, fetch_gguf, locked, sha256
 
 # Of the conversion: raise it when what a GGUF file is turned into changes, and cached folders are made anew.
-CONVERTER = 1
+CONVERTER = 2
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 OTHERS = {".h5": "TensorFlow's", ".msgpack": "Flax's", ".onnx": "ONNX's", ".npz": "NumPy's"}
 
@@ -89,7 +90,7 @@ def _folder(path: Path) -> Path:
         if other := [name for name in names if Path(name).suffix in OTHERS]:
             raise UserError(f"{path}: {other[0]} is {OTHERS[Path(other[0]).suffix]}; itune reads *.safetensors")
         raise UserError(f"{path}: no *.safetensors file here")
-    if not (path / "tokenizer.json").is_file():
+    if not any((path / name).is_file() for name in ("tokenizer.json", *sentencepiece_model.FILES)):
         raise UserError(f"{path}: no tokenizer.json here (transformers' tokenizer.save_pretrained writes one)")
     return path
 
