@@ -96,6 +96,7 @@ test-all: $(VENV_STAMP)  ## all tests
 .PHONY: parity
 parity: $(VENV_STAMP) $(PARITY_STAMP)  ## compare with transformers and peft on the real weights
 	@$(PARITY_PY) tests/parity/make_golden.py --out $(PARITY_REFS)
+	@$(PARITY_PY) tests/parity/gemma.py --out $(PARITY_REFS)
 	@$(PY) tests/parity/write_exports.py --refs $(PARITY_REFS)
 	@$(PY) tests/parity/run_parity.py --refs $(PARITY_REFS)
 	@$(PARITY_PY) tests/parity/check_exports.py --refs $(PARITY_REFS)

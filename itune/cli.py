@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from itune.config.run import RunConfig
 
 EXIT_USER_ERROR = 2
+ACCEPTED_TERMS = "ITUNE_ACCEPT_TERMS"
 SOURCE = "a run directory, a Hugging Face folder, a .gguf file, hf:ORG/NAME or a known model's name"
 EXIT_INTERRUPTED = 130
 
@@ -39,6 +40,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+        accept = "model terms that you have read and accept, such as gemma; may be repeated"
+        self.add_argument("--accept_terms", action="append", default=[], metavar="NAME", help=accept)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}")
 
@@ -49,6 +53,9 @@ class Parser(argparse.ArgumentParser):
         if rest:
             self._refuse(rest[0])
         flags.gin_bindings = bindings
+        if flags.accept_terms:
+            # By the environment, where every process that resolves weights finds it.
+            os.environ[ACCEPTED_TERMS] = ",".join(flags.accept_terms)
         return flags
 
     def _refuse(self, word: str) -> NoReturn:

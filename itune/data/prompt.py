@@ -1,6 +1,6 @@
 """How an example's text becomes spans of tokens. The same rendering serves training, evaluation and generation.
 
-    plain   [inputs "\\n"] [targets EOS]
+    plain   [inputs "\\n"] [targets EOS], behind BOS where the tokenizer begins every text with it
     seq2seq [inputs EOS] [targets EOS], of an encoder-decoder
     chat    [the tokenizer's own template around the inputs, up to where the reply begins] [targets, end of turn]
 
@@ -39,7 +39,7 @@ def render_turns_prompt(tokenizer: PromptTokenizer, turns: Sequence[Turn], promp
     if _is_chat(prompt_format):
         return chat_prompt(tokenizer, turns)
     parts = [*_plain_parts(tokenizer, [*turns, Turn(role=ASSISTANT, text="")], _separator(tokenizer, prompt_format))]
-    return [i for prompt, reply in parts for i in (*prompt, *reply)][:-1]
+    return [*tokenizer.prefix, *(i for prompt, reply in parts for i in (*prompt, *reply))][:-1]
 
 
 def render_spans(
@@ -113,6 +113,8 @@ def _plain_spans(tokenizer: PromptTokenizer, parts: Sequence[tuple[list[int], li
         spans.append(Span(role="targets", supervised=True, ids=np.array(reply, np.int32)))
     if not spans:
         raise BadRecord("no reply in it is to be learnt")
+    if tokenizer.prefix:
+        spans.insert(0, Span(role="bos", supervised=False, ids=np.array(tokenizer.prefix, np.int32)))
     return tuple(spans)
 
 

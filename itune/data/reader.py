@@ -120,6 +120,8 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
 
       [1 2 3 \\n] [7 8 E] cut to 3 and 2    right: 1 2 \\n 7 8    left: 2 3 \\n 7 8
 
+    A BOS before the inputs stays.
+
     Raises ValueError if the record has fewer tokens than that, or several replies to learn: of a conversation any cut
     would leave replies whose questions are gone, so plans drop such records whole.
     """
@@ -131,7 +133,8 @@ def kept_tokens(record: Record, num_inputs: int, num_targets: int, truncate_side
         return np.arange(num_inputs + num_targets)
     if sum(span.supervised for span in record.spans) > 1:
         raise ValueError(f"it is a conversation of {len(inputs)} + {len(targets)} tokens, planned to be cut")
-    tail = num_inputs
+    head = 1 if record.spans[0].role == "bos" and num_inputs > 1 else 0
+    tail = num_inputs - head
     if truncate_side == "right":
         role = next((span.role for span in reversed(record.spans) if not span.supervised), "inputs")
         tail = min(num_inputs, _PROMPT_TAIL.get(role, _CHAT_TAIL))

@@ -105,6 +105,8 @@ class GGUFFile:
         if ROPE_FREQS not in self.tensors:
             return None
         found = np.asarray(self.tensors[ROPE_FREQS].data, np.float32).reshape(-1)
+        if np.all(found == 1):
+            return None
         base = float(self.own.get("rope.freq_base", 10_000.0))
         plain = rope_frequencies_of(head_dim // 2, Rope(base=base))
         for factor in LLAMA3_FACTORS:

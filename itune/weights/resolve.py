@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from itune.cache import cache_dir
-from itune.data import sentencepiece_model
 from itune.errors import UserError, nearest
 from itune.weights import hub
 from itune.weights.fetch import RELEASES, Echo, Release, fetch_gguf, locked, sha256
 
 # Of the conversion: raise it when what a GGUF file is turned into changes, and cached folders are made anew.
-CONVERTER = 2
+CONVERTER = 1
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 OTHERS = {".h5": "TensorFlow's", ".msgpack": "Flax's", ".onnx": "ONNX's", ".npz": "NumPy's"}
 
@@ -90,7 +89,9 @@ def _folder(path: Path) -> Path:
         if other := [name for name in names if Path(name).suffix in OTHERS]:
             raise UserError(f"{path}: {other[0]} is {OTHERS[Path(other[0]).suffix]}; itune reads *.safetensors")
         raise UserError(f"{path}: no *.safetensors file here")
-    if not any((path / name).is_file() for name in ("tokenizer.json", *sentencepiece_model.FILES)):
+    from itune.data.sentencepiece_model import FILES  # the tokenizers package loads only here
+
+    if not any((path / name).is_file() for name in ("tokenizer.json", *FILES)):
         raise UserError(f"{path}: no tokenizer.json here (transformers' tokenizer.save_pretrained writes one)")
     return path
 
@@ -121,7 +122,7 @@ def _release(release: Release, echo: Echo) -> Path:
         "distribution": release.distribution,
         "version": release.version,
         "wheel_sha256": release.wheel_sha256,
-        "file": Path(release.member).name,
+        "file": release.file_name,
         "licence": release.licence,
         "instruction_tuned": release.instruction_tuned,
     }

@@ -28,7 +28,8 @@ from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.generate import Generator  # noqa: E402
 from itune.models.compute import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
-from tests.parity import chats, corpus, families, our_adapters, our_chats, our_families, ours, tiny  # noqa: E402
+from itune.weights.fetch import ACCEPTED  # noqa: E402
+from tests.parity import chats, corpus, families, gemma, our_adapters, our_chats, our_families, our_gemma, ours, tiny  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
 MIN_LINES = 10_000
@@ -163,6 +164,26 @@ def adapters(_: Path, refs: Path) -> str:
     return f"peft's {', '.join(families.ADAPTERS)}: at most {largest:.1e} apart; merged is unmerged"
 
 
+def gemma3(_: Path, refs: Path) -> str:
+    """Logits by transformers' own reading of the GGUF file, token ids by sentencepiece itself."""
+    if gemma.gguf() is None or not (refs / "gemma.npz").is_file():
+        return "skipped: python -m itune.generate --model=gemma3-270m --accept_terms=gemma fetches it first"
+    os.environ[ACCEPTED] = gemma.RELEASE.name.partition("3")[0]
+    theirs, largest = np.load(refs / "gemma.npz"), 0.0
+    folder = resolve(gemma.RELEASE.name)
+    prompts = [np.array(ids, np.int32) for ids in gemma.prompts()]
+    for n, logits in enumerate(ours.prompt_logits(*ours.load(folder), prompts)):
+        found = gemma.summary(logits)
+        for name in ("last", "logsumexp"):
+            scale = np.abs(theirs[f"{n}/{name}"]).max()
+            largest = max(largest, float(np.abs(found[name] - theirs[f"{n}/{name}"]).max() / scale))
+        require(bool((found["argmax"] == theirs[f"{n}/argmax"]).mean() > 0.99), f"prompt {n}: argmax differs")
+    require(largest <= 1e-4, f"logits {largest:.1e} apart")
+    lines, differ = our_gemma.differing_lines(gemma.gguf(), folder)
+    require(not differ, f"{len(differ)} of {lines} lines have other ids: {differ[:2]}")
+    return f"{len(prompts)} prompts: logits {largest:.1e} apart; {lines} lines with sentencepiece's ids"
+
+
 def goldens(_: Path, refs: Path) -> str:
     """The committed files are what the references still say."""
     golden = ROOT / "tests" / "golden"
@@ -188,6 +209,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "tiny llama": tiny_model,
     "families": family_models,
     "adapters": adapters,
+    "gemma 3": gemma3,
     "goldens": goldens,
 }
 

@@ -124,8 +124,8 @@ def test_pre_tokenizer_gpt2_keeps_white_space_with_numerals(converted):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (Spec(architecture="gemma3"), ("'gemma3'", "'llama'")),
-        (Spec(values={"tokenizer.ggml.model": "llama"}), ("tokenizer.ggml.model", "'llama'", "gpt2")),
+        (Spec(architecture="phi3"), ("'phi3'", "llama")),
+        (Spec(values={"tokenizer.ggml.model": "bert"}), ("tokenizer.ggml.model", "'bert'", "gpt2")),
         (Spec(values={"tokenizer.ggml.pre": "smolm"}), ("tokenizer.ggml.pre", "Did you mean 'smollm'?")),
         (Spec(values={"tokenizer.ggml.merges": ["Ġ zz"]}), ("tokenizer.ggml.merges", "'Ġ zz'")),
         (Spec(values={"tokenizer.ggml.tokens": ["a", "a"]}), ("tokenizer.ggml.tokens", "1 of them different")),
@@ -138,7 +138,10 @@ def test_pre_tokenizer_gpt2_keeps_white_space_with_numerals(converted):
         (Spec(values={"llama.block_count": LAYERS + 1}), ("blk.2.", "missing")),
         (Spec(drop=("model.norm.weight",)), ("'output_norm.weight' is missing",)),
         (Spec(add={"blk.0.attn_q.bias": np.zeros(24, np.float32)}), ("'blk.0.attn_q.bias'", "no place")),
-        (Spec(add={"rope_freqs.weight": np.ones(4, np.float32)}), ("'rope_freqs.weight'", "no place")),
+        (
+            Spec(add={"rope_freqs.weight": np.full(4, 3, np.float32)}),
+            ("rope_freqs.weight", "not the scaling"),
+        ),
     ],
     ids=lambda value: value[0].strip("'") if isinstance(value, tuple) else "",
 )
