@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from itune.data.sentencepiece_model import CONTROL, NORMAL, SPACE, USER_DEFINED, bpe
+from itune.data.sentencepiece_model import CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, bpe
 from itune.errors import UserError, nearest
 
 
@@ -95,6 +95,8 @@ def _sentencepiece(metadata: dict[str, Any], where: str) -> Tokenizer:
     )
     if not len(tokens) == len(scores) == len(types):
         raise UserError(f"{where}: tokenizer.ggml has {len(tokens)} tokens, {len(scores)} scores, {len(types)} types")
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    types = [UNKNOWN if n == unknown else kind for n, kind in enumerate(types)]  # files mark it as they like
     # Files spell user-defined runs of spaces as spaces; in SentencePiece's text there are none.
     spelled = (NORMAL, USER_DEFINED)
     tokens = [t.replace(" ", SPACE) if kind in spelled else t for t, kind in zip(tokens, types, strict=True)]

@@ -12,16 +12,17 @@ from itune.weights.gguf_file import GGUFFile
 from tests.parity import corpus
 from tests.parity.prompts import TOKEN_LINES
 
-CONTROL = 3
+UNKNOWN, CONTROL = 2, 3
 
 
 def rebuilt(path: Path) -> sentencepiece.SentencePieceProcessor:
     metadata = GGUFFile(path).metadata
     proto = sentencepiece_model_pb2.ModelProto()
     columns = [metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")]
-    for token, score, kind in zip(*columns, strict=True):
+    unknown = metadata["tokenizer.ggml.unknown_token_id"]
+    for n, (token, score, kind) in enumerate(zip(*columns, strict=True)):
         piece = token if kind == CONTROL else token.replace(" ", "\u2581")
-        proto.pieces.add(piece=piece, score=score, type=kind)
+        proto.pieces.add(piece=piece, score=score, type=UNKNOWN if n == unknown else kind)
     proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
     proto.trainer_spec.byte_fallback = True
     proto.normalizer_spec.name = "identity"
