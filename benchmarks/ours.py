@@ -43,7 +43,9 @@ def run_config(job: dict[str, Any], num_steps: int) -> RunConfig:
         model_dir="",
         data=DataConfig(mixture="rows", row_length=length, feature_lengths={"inputs": length // 2, "targets": 1}),
         train=TrainConfig(steps=num_steps, batch_size=job["batch"]),
-        weights=WeightsConfig(source=job["folder"], compute_dtype=COMPUTE_DTYPE[job["dtype"]]),
+        weights=WeightsConfig(
+            source=job["folder"], compute_dtype=COMPUTE_DTYPE[job["dtype"]], quantise=job.get("quantise", "")
+        ),
         tuning=LoRAConfig(rank=job["rank"], alpha=job["alpha"]) if job["mode"] == "lora" else FullConfig(),
         optimizer=AdamWConfig(**job["adamw"], clip_norm=job["clip_norm"]),
     )
