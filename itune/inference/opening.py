@@ -92,15 +92,28 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
     tuning, trained = read_adapter(Path(adapter).expanduser(), config) if adapter else (None, {})
     own_format = "plain" if Tokenizer.from_folder(folder).chat_template is None else "chat"
     chosen = prompt_format or ("seq2seq" if isinstance(config, EncoderDecoderConfig) else own_format)
+    spec = model_spec(config, tuning)
+    _check_format(chosen, spec, source)
     return Opened(
         name=f"{source} with {adapter}" if adapter else source,
         source=source,
         folder=folder,
         weights=WeightsConfig(source=source),
-        spec=model_spec(config, tuning),
+        spec=spec,
         trained=trained,
         prompt_format=chosen,
     )
+
+
+def _check_format(prompt_format: str, spec: ModelSpec, source: str) -> None:
+    kind = isinstance(spec.config, EncoderDecoderConfig)
+    if kind != (prompt_format == "seq2seq"):
+        what = (
+            "an encoder-decoder, whose prompts are 'seq2seq'"
+            if kind
+            else "a decoder, whose prompts are never 'seq2seq'"
+        )
+        raise UserError(f"--prompt_format={prompt_format}: {source} is {what}")
 
 
 def _open_run(run: Path, step: str | None, prompt_format: str | None) -> Opened:
@@ -115,6 +128,7 @@ def _open_run(run: Path, step: str | None, prompt_format: str | None) -> Opened:
     folder = resolve(weights.source)
     spec = model_spec(read_config(folder), tuning, quantise=weights.quantise)
     check_fits(checkpoint, spec, folder)
+    _check_format(prompt_format or own_format, spec, str(run))
     return Opened(
         name=f"{run} at step {checkpoint.step}",
         source=weights.source,

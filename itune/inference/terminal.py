@@ -51,7 +51,7 @@ class Conversation:
 
     def reply(self, text: str) -> str:
         """The model's greedy answer. Raises UserError if even `text` alone is too long; then it was not said."""
-        if self.session.prompt_format == "plain":
+        if self.session.prompt_format != "chat":
             return self._generate(self.session.encode(text))
         asked = {"role": "user", "content": text}
         history = list(self.messages)

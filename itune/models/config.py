@@ -98,7 +98,8 @@ class EncoderDecoderConfig:
     Attributes:
       activation: "relu", "gelu_tanh" or "silu".  gated: whether the MLP has a gate (T5 1.1, Flan-T5, mT5).
       relative_buckets, relative_max_distance: of the learnt bias by distance; what is farther shares a bucket.
-      tied_embeddings: the head is the embedding, and hidden states are divided by sqrt(width) before it (T5 1.0).
+      tied_embeddings: the head is the embedding.  scaled_outputs: hidden states are divided by sqrt(width) before it
+        (T5 1.0).
       max_positions: none of the model's own: its positions are relative.
     """
 
@@ -112,6 +113,7 @@ class EncoderDecoderConfig:
     mlp_width: int
     norm_eps: float
     tied_embeddings: bool
+    scaled_outputs: bool
     activation: str
     gated: bool
     relative_buckets: int

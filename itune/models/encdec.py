@@ -195,7 +195,7 @@ def dropout_at(dropout: Dropout, layer) -> Dropout:
 
 
 class EncoderDecoder(nnx.Module):
-    """One embedding for both sides; where the head is tied to it, hidden states are scaled before it."""
+    """One embedding for both sides; T5 1.0 ties the head to it and scales hidden states before."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class EncoderDecoder(nnx.Module):
         return self._scaled(self.decoder(x_BLD, own_BLL, memory, compute, dropout, 1 + self.config.encoder_layers))
 
     def _scaled(self, x):
-        return x * self.config.width**-0.5 if self.config.tied_embeddings else x
+        return x * self.config.width**-0.5 if self.config.scaled_outputs else x
 
     def prefill(self, tokens_BM, length_B, room: int, compute: Compute, prefix_lm: bool = False):
         """(hidden of the first prediction [B, D], cache with room for `room` more tokens, positions of the next [B]).

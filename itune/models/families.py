@@ -302,15 +302,16 @@ FAMILIES = {
 }
 
 _T5: dict[str, Any] = {
-    "build": t5_family.build,
     "required": t5_family.DIMENSIONS,
     "neutral": t5_family.NEUTRAL,
     "ignored": BOOKKEEPING | t5_family.IGNORED,
 }
-FAMILIES["t5"] = Family(architectures=("T5ForConditionalGeneration",), defaults=t5_family.DEFAULTS, **_T5)
+FAMILIES["t5"] = Family(
+    architectures=("T5ForConditionalGeneration",), build=t5_family.build_t5, defaults=t5_family.DEFAULTS, **_T5
+)
 FAMILIES["mt5"] = Family(
     architectures=("MT5ForConditionalGeneration",),
-    # mT5's class ties and scales nothing, whatever the file says.
+    build=t5_family.build_mt5,
     defaults=t5_family.DEFAULTS | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     **_T5,
 )

@@ -17,7 +17,7 @@ from itune.data.reader import Reader
 from itune.data.schedule import Plan
 from itune.data.tokenizer import Tokenizer, check_vocabulary
 from itune.errors import UserError
-from itune.models.config import AnyModelConfig
+from itune.models.config import AnyModelConfig, EncoderDecoderConfig
 from itune.models.families import read_config
 from itune.weights import resolve
 
@@ -46,6 +46,7 @@ def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
     """
     folder = resolve(config.weights.source)
     model = read_config(folder)
+    _check_kind(config, model)
     tokenizer = Tokenizer.from_folder(folder)
     check_vocabulary(tokenizer, model.vocab_size, folder)
     if config.data.row_length > model.max_positions:
@@ -67,6 +68,25 @@ def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
             f"DataConfig.max_epochs={config.data.max_epochs} the mixture gives {plan.num_rows}"
         )
     return DataSide(folder, model, tokenizer, manifest, plan, Reader(plan.tasks), report)
+
+
+def _check_kind(config: RunConfig, model: AnyModelConfig) -> None:
+    """Model, converter and prompt format belong together. Raises: UserError."""
+    given = (config.data.converter, config.data.prompt_format)
+    source, family = config.weights.source, model.family
+    if isinstance(model, EncoderDecoderConfig):
+        if given != ("encoder_decoder", "seq2seq"):
+            raise UserError(
+                f"{source} is an encoder-decoder ({family}): it needs DataConfig.converter='encoder_decoder' and "
+                f"prompt_format='seq2seq', not {given[0]!r} and {given[1]!r}"
+            )
+        if config.weights.attention == "blockwise":
+            raise UserError("WeightsConfig.attention='blockwise' can't add T5's relative positions; 'auto' can")
+    elif given[0] == "encoder_decoder":
+        raise UserError(
+            f"DataConfig.converter='encoder_decoder' needs an encoder-decoder; {source} is a decoder ({family}): "
+            "'causal' or 'prefix_lm'"
+        )
 
 
 def look_over(config: RunConfig, data: DataSide, echo: Callable[[str], None]) -> None:

@@ -16,7 +16,7 @@ from itune.data.proportions import proportions
 from itune.errors import UserError
 from itune.models.adapters import magnitudes
 from itune.models.compute import Compute
-from itune.models.config import EncoderDecoderConfig, LoRAConfig
+from itune.models.config import LoRAConfig
 from itune.models.head import Objective
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
 from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding, replicated
@@ -82,7 +82,6 @@ def _like_params(opt_state, side: ModelSide):
 
 def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     """Loads the weights onto the mesh and builds the jitted step (compiled at its first call)."""
-    _check_kind(config, data)
     try:
         mesh = make_mesh(config.mesh)
         check_shapes(
@@ -120,25 +119,6 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
     )
     step = jax.jit(make_train_step(spec, optimizer, settings), donate_argnums=0)
     return ModelSide(spec, mesh, compute, optimizer, frozen, base_train, start, step)
-
-
-def _check_kind(config: RunConfig, data: DataSide) -> None:
-    """Model, converter and prompt format belong together. Raises: UserError."""
-    given = (config.data.converter, config.data.prompt_format)
-    source, family = config.weights.source, data.model.family
-    if isinstance(data.model, EncoderDecoderConfig):
-        if given != ("encoder_decoder", "seq2seq"):
-            raise UserError(
-                f"{source} is an encoder-decoder ({family}): it needs DataConfig.converter='encoder_decoder' and "
-                f"prompt_format='seq2seq', not {given[0]!r} and {given[1]!r}"
-            )
-        if config.weights.attention == "blockwise":
-            raise UserError("WeightsConfig.attention='blockwise' can't add T5's relative positions; 'auto' can")
-    elif given[0] == "encoder_decoder":
-        raise UserError(
-            f"DataConfig.converter='encoder_decoder' needs an encoder-decoder; {source} is a decoder ({family}): "
-            "'causal' or 'prefix_lm'"
-        )
 
 
 def _start(config: RunConfig, spec: ModelSpec) -> Mapping[str, np.ndarray]:

@@ -16,6 +16,8 @@ from itune.weights.arrays import Index
 
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
+# Some files hold T5's shared embedding under the encoder's name only.
+ALIASES = {"shared.weight": "encoder.embed_tokens.weight"}
 LFS = b"version https://git-lfs"
 
 
@@ -25,7 +27,11 @@ class Tensors:
     def __init__(self, folder: Path, files: Mapping[str, tuple[Path, Any]]) -> None:
         """files: tensor name -> (the file that holds it, that file opened)."""
         self.folder = folder
-        self._files = files
+        self._files = dict(files)
+        self._stored = {name: name for name in files}
+        for name, other in ALIASES.items():
+            if other in self._files and name not in self._files:
+                self._files[name], self._stored[name] = self._files.pop(other), other
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -38,7 +44,7 @@ class Tensors:
         if name not in self._files:
             raise UserError(f"{self.folder}: tensor {name!r} is missing.{nearest(name, self._files)}")
         path, file = self._files[name]
-        part = file.get_slice(name)
+        part = file.get_slice(self._stored[name])
         if part.get_dtype() not in FLOATS:
             raise UserError(
                 f"{path}: {name} is of type {part.get_dtype()}, not one of {', '.join(FLOATS)}; quantised checkpoints "
@@ -59,7 +65,7 @@ class Tensors:
         Raises: UserError if a number in it is not finite.
         """
         path, file = self._files[name]
-        part = file.get_slice(name)
+        part = file.get_slice(self._stored[name])
         array = part[tuple(reversed(index))].T if transposed else part[index]
         array = np.ascontiguousarray(array, dtype)
         # The largest by size, through float32: bfloat16's own comparisons are slow.

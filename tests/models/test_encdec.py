@@ -31,6 +31,7 @@ CONFIG = EncoderDecoderConfig(
     mlp_width=40,
     norm_eps=1e-5,
     tied_embeddings=False,
+    scaled_outputs=False,
     activation="gelu_tanh",
     gated=True,
     relative_buckets=8,

@@ -1,5 +1,7 @@
 """Safetensors into our paths: what is missing, misshapen, extra or broken is named."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from itune.errors import UserError
 from itune.models.families import read_config
 from itune.models.spec import model_spec
 from itune.weights.load import load_base
+from tests.parity import our_families
 from tests.world import write_model
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -69,3 +72,25 @@ def test_a_truncated_file_is_named(folder):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="model.safetensors: not a readable safetensors file"):
         load(folder)
+
+
+def test_an_embedding_under_the_encoders_name_is_the_shared_one(tmp_path):
+    """As some T5 checkpoints have it."""
+    one, other = (our_families.write_folder(tmp_path / name, "flan_t5") for name in ("one", "other"))
+    change(other, lambda t: t.update({"encoder.embed_tokens.weight": t.pop("shared.weight")}))
+    jax.tree.map(np.testing.assert_array_equal, load(other), load(one))
+    change(one, lambda t: t.update({"decoder.embed_tokens.weight": t["shared.weight"] + 1}))
+    with pytest.raises(UserError, match=r"decoder.embed_tokens.weight differs from shared.weight"):
+        load(one)
+
+
+def test_only_its_files_say_whether_an_mt5_has_a_head_of_its_own(tmp_path):
+    folder = our_families.write_folder(tmp_path / "model", "mt5")
+    assert not read_config(folder).tied_embeddings
+    fields = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(fields))
+    config = read_config(folder)
+    assert not config.tied_embeddings and not config.scaled_outputs and "head" in load(folder)
+    change(folder, lambda t: t.pop("lm_head.weight"))
+    assert read_config(folder).tied_embeddings and not read_config(folder).scaled_outputs
+    load(folder)
