@@ -84,7 +84,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text("utf-8"))
     except OSError:
-        raise UserError(f"{path.parent}: no {CONFIG} here (a folder that peft saved has one)") from None
+        # peft saves further adapters of a model into folders of their own, beside the first or below it.
+        named = sorted(found.parent.name for found in path.parent.glob(f"*/{CONFIG}"))
+        which = f"; it holds adapters by name: {', '.join(named)}; name one of these folders" if named else ""
+        raise UserError(f"{path.parent}: no {CONFIG} here (a folder that peft saved has one){which}") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(fields, dict):

@@ -144,6 +144,17 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         read_adapter(tmp_path / "out", other)
 
 
+def test_a_folder_of_several_adapters_lists_them(tmp_path):
+    folder = our_families.write_folder(tmp_path / "in", "llama")
+    spec = model_spec(read_config(folder), ADAPTERS["plain"])
+    for name in ("terse", "kind"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        write_adapter(spec, numbers(spec), tmp_path / "all" / name, base="", dtype="float32")
+    with pytest.raises(UserError, match="it holds adapters by name: kind, terse; name one of these folders"):
+        read_adapter(tmp_path / "all", spec.config)
+    assert read_adapter(tmp_path / "all" / "kind", spec.config)[0].rank == 3
+
+
 def test_weights_are_converted_as_they_are(tmp_path):
     folder = write_model(tmp_path / "model")
     convert(str(folder), tmp_path / "out", dtype="float32", echo=quiet)
