@@ -28,10 +28,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+)(KB|MB|GB|)", text.upper())
-    if match is None or not int(match[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(KB|MB|GB|)", text.upper())
+    if match is None or not float(match[1]):
         raise UserError(f"--max_shard_size={text}: a number of bytes, KB, MB or GB is needed, such as 5GB")
-    return int(match[1]) * UNITS[match[2]]
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def _parser() -> cli.Parser:

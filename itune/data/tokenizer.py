@@ -169,7 +169,12 @@ def _read_tokenizer(folder: Path, config: _Config) -> tuple[Path, str, dict[str,
     """(the file, as tokenizer.json has it, special tokens that it names): tokenizer.json, or a SentencePiece model."""
     path = folder / "tokenizer.json"
     if path.is_file():
-        return path, path.read_text(encoding="utf-8"), {}
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("version https://git-lfs"):
+            raise UserError(
+                f"{path}: is a git-lfs pointer and not the tokenizer; fetch it with: git -C {folder} lfs pull"
+            )
+        return path, text, {}
     path = next((folder / name for name in sentencepiece_model.FILES if (folder / name).is_file()), path)
     if not path.is_file():
         raise UserError(f"{folder}: no tokenizer.json or tokenizer.model here (a Hugging Face model folder has one)")

@@ -8,26 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-NON_COMMERCIAL = ("nc", "non-commercial", "noncommercial", "research")
+MARK = "written by itune."
+NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research")
 UNKNOWN = ("", "unknown", "none", "other")
 TASKS_SHOWN = 60
 
 
-def write_card(folder: Path, *, name: str, base: Path, run: Path | None, step: int | None, what: str) -> None:
+def write_card(
+    folder: Path, *, name: str, base: Path, source: str, run: Path | None, step: int | None, what: str
+) -> None:
     """README.md in `folder`. run: None for weights that were converted as they are.  what: "bfloat16 weights", ..."""
-    source = _read(base / "SOURCE.json")
-    base_name = str(source.get("name") or source.get("file") or base.name)
-    lines = [f"# {name}", "", f"{what}, written by itune."]
+    named = source.removeprefix("hf:")
+    facts = _read(base / "SOURCE.json")
+    base_name = str(facts.get("name") or facts.get("file") or (named if named != source else base.name))
+    lines = [f"# {name}", "", f"{what}, {MARK}"]
     if run is None:
-        licence = str(source.get("licence") or "")
+        licence = str(facts.get("licence") or "")
         lines += ["", f"Converted from {base_name}, not tuned."]
     else:
         manifest, config = _read(run / "manifest.json"), _read(run / "config.json")
-        licence = strictest(str(source.get("licence") or ""), manifest)
+        licence = strictest(str(facts.get("licence") or ""), manifest)
         lines += ["", f"{base_name}, tuned with itune to step {step}."]
-        lines += _prompting(config) + _mixture(run, manifest) + _results(run) + _licences(source, manifest)
-    if precision := source.get("precision"):
-        lines += ["", "## Precision of the base", "", f"{precision} (from {source.get('file')})."]
+        lines += _prompting(config) + _mixture(run, manifest) + _results(run, config, step) + _licences(facts, manifest)
+    if precision := facts.get("precision"):
+        lines += ["", "## Precision of the base", "", f"{precision} (from {facts.get('file')})."]
     front = ["---", *_licence_fields(licence), f"base_model: {json.dumps(base_name)}"]
     front += ["library_name: transformers", "tags: [itune, instruction-tuning]", "---", ""]
     (folder / "README.md").write_text("\n".join([*front, *lines]) + "\n", "utf-8")
@@ -44,7 +48,7 @@ def strictest(base: str, manifest: Mapping[str, Any]) -> str:
     """Of the base's licence and the trained tasks': those that forbid commercial use stand before others."""
     found = sorted({base, *(str(task.get("licence") or "") for task in manifest.get("train", []))})
     named = [licence for licence in found if licence.lower() not in UNKNOWN]
-    strict = [licence for licence in named if any(mark in licence.lower() for mark in NON_COMMERCIAL)]
+    strict = [licence for licence in named if NON_COMMERCIAL.search(licence.lower())]
     parts = ["; ".join(strict or named)] if named else []
     if len(named) < len(found):
         parts.append("unknown for a part of it")
@@ -91,7 +95,9 @@ def _mixture(run: Path, manifest: Mapping[str, Any]) -> list[str]:
     return lines + (["", f"Held out of training: {', '.join(held)}."] if held else [])
 
 
-def _results(run: Path) -> list[str]:
+def _results(run: Path, config: Mapping[str, Any], step: int | None) -> list[str]:
+    if step != config.get("train", {}).get("steps"):
+        return []  # evaluation.json is of the last step
     pooled = _read(run / "evaluation.json").get("pooled") or {}
     rows = []
     for which, said in (("held_in", "tasks it was tuned on, unseen examples"), ("held_out", "tasks it never saw")):

@@ -75,6 +75,10 @@ def read_adapter(folder: Path, model: AnyModelConfig) -> tuple[LoRAConfig, dict[
                 found.setdefault(ours, {})[at] = array.T if transposed else array
             else:
                 raise UserError(f"{folder}: tensor {name!r} has no place in a {model.family} model")
+    if "embed" in found and (model.tied_embeddings or isinstance(model, EncoderDecoderConfig)):
+        raise UserError(
+            f"{folder}: holds an embedding, which other parts of a {model.family} model share; merge it first"
+        )
     lora = _narrowed(lora, found, model)
     spec = _spec(lora, model, path)
     return lora, {p: _stack(found.get(p, {}), spec, p, Path(folder)) for p in sorted(spec.trainable)}
@@ -172,6 +176,7 @@ def write_adapter(spec: ModelSpec, trained: Mapping[str, np.ndarray], folder: Pa
     lora = spec.tuning
     if not isinstance(lora, LoRAConfig):
         raise UserError("this run tuned the model itself and has no adapter; convert it with --adapter=merged")
+    _check_separable(spec)
     table = {path: (theirs, transposed) for path, theirs, transposed in TABLES[spec.config.family]}
     entries, modules, whole = [], set(), set()
     for path in sorted(spec.trainable):
@@ -179,13 +184,16 @@ def write_adapter(spec: ModelSpec, trained: Mapping[str, np.ndarray], folder: Pa
         if leaf in LEAVES:
             theirs = table[f"{layer}/w"][0].removesuffix(".weight")
             modules.add(theirs.rpartition(".")[2])
-            for n in lora.at or range(spec.shapes[path][0]):
+            numbers = range(spec.shapes[path][0])
+            for n in [n for n in lora.at if n in numbers] if lora.at else numbers:
                 name = f"{PREFIX}{theirs.format(n=n)}{LEAVES[leaf]}"
                 entries.append(_entry(name, trained[path][n, 0], leaf != "lora_m"))
         else:
             theirs, transposed = table[path]
-            whole.add(theirs.removesuffix(".weight").rpartition(".")[2])
             layers = range(spec.shapes[path][0]) if "{n}" in theirs else ()
+            # Whole names: peft takes every module whose name ends with what it is given.
+            module = theirs.rpartition(".")[0]
+            whole |= {module.format(n=n) for n in layers} if layers else {module}
             entries += [_entry(PREFIX + theirs.format(n=n), trained[path][n], transposed) for n in layers]
             if not layers:
                 entries.append(_entry(PREFIX + theirs, trained[path], transposed))
@@ -209,6 +217,17 @@ def write_adapter(spec: ModelSpec, trained: Mapping[str, np.ndarray], folder: Pa
             "inference_mode": True,
         },
     )
+
+
+def _check_separable(spec: ModelSpec) -> None:
+    """Raises: UserError where peft would compute something else than the run did."""
+    advice = "as an adapter of peft's it would compute something else: convert with --adapter=merged"
+    full = {path for path in spec.trainable if path.rpartition("/")[2] not in LEAVES}
+    if "embed" in full and (spec.config.tied_embeddings or isinstance(spec.config, EncoderDecoderConfig)):
+        raise UserError(f"LoRAConfig.train trained the embedding, which other parts of the model share; {advice}")
+    adapted = {path.rpartition("/")[0] for path in spec.adapter_paths()}
+    if both := sorted(path for path in full if path.rpartition("/")[0] in adapted):
+        raise UserError(f"LoRAConfig.train trained {both[0]} of a layer that has an adapter too; {advice}")
 
 
 def _entry(name: str, array: np.ndarray, transposed: bool) -> Entry:

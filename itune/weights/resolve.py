@@ -80,8 +80,14 @@ def _run(run: Path, step: str | None, echo: Echo) -> Path:
 def _folder(path: Path) -> Path:
     if not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
-            raise UserError(f"{path}: an adapter, no model; name its base as the source, and this as its adapter")
+            base = _field(path / "adapter_config.json", "base_model_name_or_path")
+            named = f" ({base})" if base else ""
+            raise UserError(
+                f"{path}: an adapter, no model; name its base{named} as the source, and this as its adapter"
+            )
         raise UserError(f"{path}: no config.json here (a Hugging Face model folder has one)")
+    if (path / "config.gin").is_file():
+        raise UserError(f"{path}: a run that has no checkpoint yet")
     if not any(path.glob("*.safetensors")):
         names = sorted(p.name for p in path.iterdir())
         if pickled := [name for name in names if Path(name).suffix in PICKLED]:
@@ -96,12 +102,22 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def _field(path: Path, name: str) -> Any:
+    """A field of a JSON file, None where there is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get(name) if isinstance(found, dict) else None
+
+
 def _refusal(name: str, folder: Path) -> str:
     """With the command that makes safetensors of it, where transformers and torch are installed."""
     load_and_save = f"M.from_pretrained('{folder}').save_pretrained('{folder}')"
+    kind = "Seq2SeqLM" if _field(folder / "config.json", "is_encoder_decoder") else "CausalLM"
     return (
         f"{name} is a pickle: it can run code and is never loaded. Convert it to safetensors, if you trust it: "
-        f'python -c "from transformers import AutoModelForCausalLM as M; {load_and_save}"'
+        f'python -c "from transformers import AutoModelFor{kind} as M; {load_and_save}"'
     )
 
 

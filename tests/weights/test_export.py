@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -76,7 +77,9 @@ ADAPTERS = {
     "rslora": LoRAConfig(rank=4, alpha=6.0, scaling="rslora", layers=("layers/attention/.*",)),
     "dora": LoRAConfig(rank=2, alpha=2.0, dora=True, layers=("q_proj", "down_proj")),
     "some layers": LoRAConfig(rank=2, alpha=2.0, layers=("v_proj",), at=(0, 2)),
-    "and in full": LoRAConfig(rank=2, alpha=2.0, layers=("v_proj",), train=("embed", "layers/mlp_norm/scale")),
+    "and in full": LoRAConfig(
+        rank=2, alpha=2.0, layers=("v_proj",), train=("head", "final_norm/scale", "layers/mlp_norm/scale")
+    ),
 }
 
 
@@ -171,9 +174,42 @@ def test_a_target_that_is_there_is_kept_unless_told_otherwise(tmp_path):
     (out / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="is there already and not empty; another folder, or --overwrite"):
         convert(str(folder), out, echo=quiet)
+    with pytest.raises(UserError, match="was not written by itune.convert, and is not overwritten"):
+        convert(str(folder), out, overwrite=True, echo=quiet)
     assert (out / "mine.txt").read_text() == "precious"
-    convert(str(folder), out, overwrite=True, echo=quiet)
-    assert not (out / "mine.txt").exists() and (out / "model.safetensors").is_file()
+    made = tmp_path / "made"
+    convert(str(folder), made, echo=quiet)
+    (made / "more.txt").write_text("goes with it")
+    convert(str(folder), made, overwrite=True, echo=quiet)
+    assert not (made / "more.txt").exists() and (made / "model.safetensors").is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_converted_is_never_the_target(tmp_path, monkeypatch):
+    folder, made = write_model(tmp_path / "model"), tmp_path / "all" / "made"
+    convert(str(folder), made, dtype="float32", echo=quiet)
+    (tmp_path / "all" / "README.md").write_text("written by itune.")
+    for target in (made, tmp_path / "all"):
+        with pytest.raises(UserError, match="which must stay; name another folder"):
+            convert(str(made), target, overwrite=True, echo=quiet)
+    monkeypatch.chdir(made)
+    with pytest.raises(UserError, match="which must stay"):
+        convert(str(folder), Path(), overwrite=True, echo=quiet)
+    assert (made / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "lora", "message"),
+    [
+        ("llama3", LoRAConfig(rank=2, train=("embed",)), "trained the embedding, which other parts"),
+        ("flan_t5", LoRAConfig(rank=2, train=("embed",)), "trained the embedding, which other parts"),
+        ("qwen2", LoRAConfig(rank=2, train=(".*/q_proj/b",)), "of a layer that has an adapter too"),
+    ],
+)
+def test_what_peft_would_compute_otherwise_is_not_written(name, lora, message, tmp_path):
+    spec = model_spec(read_config(our_families.write_folder(tmp_path / "in", name)), lora)
+    with pytest.raises(UserError, match=message):
+        write_adapter(spec, numbers(spec), tmp_path, base="", dtype="float32")
 
 
 def test_a_conversion_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
@@ -198,6 +234,7 @@ def test_a_conversion_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         ("Apache-2.0", ["CC-BY-NC-4.0", "MIT"], "CC-BY-NC-4.0"),
         ("", ["MIT"], "MIT; unknown for a part of it"),
         ("unknown", [], "unknown for a part of it"),
+        ("Apache-2.0", ["Community licence"], "Apache-2.0; Community licence"),
     ],
 )
 def test_the_strictest_licence_stands_first(base, tasks, expected):
