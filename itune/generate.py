@@ -18,7 +18,8 @@ def main(argv: Sequence[str]) -> int:
     if flags.max_new_tokens < 1 or flags.batch_size < 1:
         raise UserError("--max_new_tokens and --batch_size must be at least 1")
     if flags.chat and (flags.prompt or flags.prompts or flags.format == "json"):
-        raise UserError("--chat reads prompts from standard input and prints text: no --prompt(s), no --format=json")
+        given = "no --prompt(s), no --format=json"
+        raise UserError(f"--chat reads its prompts from standard input and prints text: {given}")
     asked = [] if flags.chat else prompts.gather(flags.prompt, flags.prompts)
 
     # JAX loads here: a slip on the command line has been reported by now.
