@@ -184,7 +184,7 @@ class LoRAConfig:
         ("layers/mlp/.*").
       at: numbers of the layers (blocks) that get one, 0 is the first; empty is all of them.
       dora: direction and magnitude are learnt apart (Liu et al. 2024).
-      b_rate: B's learning rate over A's (LoRA+, Hayou et al. 2024: 16); 1 is plain.
+      b_rate: B's learning rate over A's (LoRA+, Hayou et al. 2024: 16), and that of vectors that train; 1 is plain.
       train: regular expressions over parameters' paths that train in full beside the adapters: "embed", ".*norm/scale".
     """
 

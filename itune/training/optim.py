@@ -14,6 +14,7 @@ import optax
 from itune.training.config import AdafactorConfig, AdamWConfig, LearningRateConfig
 
 Params = dict[str, jax.Array]
+B_LIKE = ("lora_b", "lora_m", "scale", "b")
 STACKED = re.compile(r"(.*/)?layers/.*")  # paths that carry a leading axis of layers
 
 
@@ -59,14 +60,14 @@ class Optimizer:
             update = self.transform.update if name == "single" else jax.vmap(self.transform.update)
             updates, new_state[name] = update(grad_groups[name], state[name], group)
             out |= updates
-        rates = {path: rate * self.b_rate if path.endswith("/lora_b") else rate for path in params}
+        rates = {path: rate * self.b_rate if path.rpartition("/")[2] in B_LIKE else rate for path in params}
         return {path: params[path] - rates[path] * out[path] for path in params}, new_state
 
 
 def make_optimizer(config: AdamWConfig | AdafactorConfig, *, b_rate: float = 1.0) -> Optimizer:
     """Weight decay is decoupled and multiplied by the learning rate in both (Loshchilov & Hutter 2019).
 
-    b_rate: of adapters' B, over the others' rate (LoRA+).
+    b_rate: of adapters' B, over the others' rate (LoRA+); and of vectors (DoRA's magnitudes, norms, biases), as in peft.
     """
     if isinstance(config, AdamWConfig):
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
