@@ -67,7 +67,7 @@ class Optimizer:
 def make_optimizer(config: AdamWConfig | AdafactorConfig, *, b_rate: float = 1.0) -> Optimizer:
     """Weight decay is decoupled and multiplied by the learning rate in both (Loshchilov & Hutter 2019).
 
-    b_rate: of adapters' B, over the others' rate (LoRA+); and of vectors (DoRA's magnitudes, norms, biases), as in peft.
+    b_rate: of adapters' B over the others' rate (LoRA+), and of vectors (DoRA's magnitudes, norms, biases), as in peft.
     """
     if isinstance(config, AdamWConfig):
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
