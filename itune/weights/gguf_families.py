@@ -41,6 +41,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.max_alibi_bias": (0.0,),
     "logit_scale": (1.0,),
     "rope.scaling.type": ("none", "linear"),
+    "rope.scale_linear": (1.0,),
+    "rope.freq_base_swa": (10_000.0,),
+    "attention.sliding_window_pattern": (6,),
 }
 
 
