@@ -62,4 +62,5 @@ def greedy(model: torch.nn.Module, prompt: list[int]) -> dict:
         return_dict_in_generate=True,
     )
     gaps = [float(-step[0].float().topk(2).values.diff()) for step in out.logits]
-    return {"prompt": prompt, "new": out.sequences[0, len(prompt) :].tolist(), "gaps": gaps}
+    # The last ones are new, be it behind a prompt or behind a decoder's start token.
+    return {"prompt": prompt, "new": out.sequences[0, -len(out.logits) :].tolist(), "gaps": gaps}

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from tests.parity import families
+from tests.parity.make_families import greedy
 
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
@@ -55,17 +56,3 @@ def references(model: torch.nn.Module) -> dict[str, np.ndarray]:
     loss.backward()
     found = {f"grad/{name}": p.grad.numpy() for name, p in model.named_parameters() if name not in COPIES}
     return found | {"logits": logits.detach().numpy(), "loss": loss.detach().numpy()}
-
-
-def greedy(model: torch.nn.Module, prompt: list[int]) -> dict:
-    tokens = torch.tensor([prompt])
-    out = model.generate(
-        tokens,
-        attention_mask=torch.ones_like(tokens),
-        max_new_tokens=families.NEW_TOKENS,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    gaps = [float(-step[0].float().topk(2).values.diff()) for step in out.logits]
-    return {"prompt": prompt, "new": out.sequences[0, 1:].tolist(), "gaps": gaps}
