@@ -90,10 +90,11 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
     folder = resolve(source)
     config = read_config(folder)
     tuning, trained = read_adapter(Path(adapter).expanduser(), config) if adapter else (None, {})
-    own_format = "plain" if Tokenizer.from_folder(folder).chat_template is None else "chat"
+    tokenizer = Tokenizer.from_folder(folder)
+    own_format = "plain" if tokenizer.chat_template is None else "chat"
     chosen = prompt_format or ("seq2seq" if isinstance(config, EncoderDecoderConfig) else own_format)
     spec = model_spec(config, tuning)
-    _check_format(chosen, spec, source)
+    _check_format(chosen, spec, source, tokenizer)
     return Opened(
         name=f"{source} with {adapter}" if adapter else source,
         source=source,
@@ -105,7 +106,7 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
     )
 
 
-def _check_format(prompt_format: str, spec: ModelSpec, source: str) -> None:
+def _check_format(prompt_format: str, spec: ModelSpec, source: str, tokenizer: Tokenizer) -> None:
     kind = isinstance(spec.config, EncoderDecoderConfig)
     if kind != (prompt_format == "seq2seq"):
         what = (
@@ -114,6 +115,11 @@ def _check_format(prompt_format: str, spec: ModelSpec, source: str) -> None:
             else "a decoder, whose prompts are never 'seq2seq'"
         )
         raise UserError(f"--prompt_format={prompt_format}: {source} is {what}")
+    if prompt_format == "chat":  # before the weights are read
+        try:
+            tokenizer.render_chat([{"role": "user", "content": "?"}], add_generation_prompt=True)
+        except UserError as error:
+            raise UserError(f"--prompt_format=chat: {source}: {error}") from None
 
 
 def _open_run(run: Path, step: str | None, prompt_format: str | None) -> Opened:
@@ -128,7 +134,7 @@ def _open_run(run: Path, step: str | None, prompt_format: str | None) -> Opened:
     folder = resolve(weights.source)
     spec = model_spec(read_config(folder), tuning, quantise=weights.quantise)
     check_fits(checkpoint, spec, folder)
-    _check_format(prompt_format or own_format, spec, str(run))
+    _check_format(prompt_format or own_format, spec, str(run), Tokenizer.from_folder(folder))
     return Opened(
         name=f"{run} at step {checkpoint.step}",
         source=weights.source,

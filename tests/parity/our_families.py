@@ -105,7 +105,7 @@ def gradients(spec: ModelSpec, grads: Params) -> dict[str, np.ndarray]:
 
 
 def greedy(spec: ModelSpec, params: Params, rows: list[dict], compute: Compute, eos_id: int) -> list[str]:
-    found = Generator(spec, params, compute).generate([row["prompt"] for row in rows], families.NEW_TOKENS, eos_id)
+    found = Generator(spec, params, compute).generate([row["prompt"] for row in rows], families.NEW_TOKENS, [eos_id])
     faults = [ours.greedy_difference(new, row, eos_id) for new, row in zip(found, rows, strict=True)]
     return [fault for fault in faults if fault]
 
