@@ -189,7 +189,11 @@ def _read_tokenizer(folder: Path, config: _Config) -> tuple[Path, str, dict[str,
         raise UserError(f"{folder}: no tokenizer.json or tokenizer.model here (a Hugging Face model folder has one)")
     is_t5 = str(config.get("tokenizer_class", "")).startswith(("T5", "MT5"))
     extra_ids = config.get("extra_ids", 100 if is_t5 else 0)
-    return path, *sentencepiece_model.read_model(path, int(extra_ids))
+    text, special = sentencepiece_model.read_model(path, int(extra_ids))
+    declared = config.get("added_tokens_decoder")
+    if isinstance(declared, dict):
+        text = sentencepiece_model.add_declared(text, declared, str(folder / "tokenizer_config.json"))
+    return path, text, special
 
 
 def check_vocabulary(tokenizer: Tokenizer, embeddings: int, folder: Path) -> None:

@@ -44,7 +44,7 @@ def greedy(
     def pick(hidden_BD, done_B):
         best_B2, token_B2 = jax.lax.top_k(model.head_logits(hidden_BD, compute), 2)
         token_B = jnp.where(done_B, stop_ids[0], token_B2[:, 0].astype(jnp.int32))
-        ended_B = done_B | (token_B[:, None] == stops_S).any(1)
+        ended_B = done_B | jnp.isin(token_B, stops_S)
         return token_B, jnp.where(done_B, jnp.inf, best_B2[:, 0] - best_B2[:, 1]), ended_B
 
     def more(carry):

@@ -95,7 +95,7 @@ def test_eos_ends_its_row_and_no_other():
 
 def test_rows_that_have_ended_stay_at_eos_and_filler_rows_never_start():
     eos = complete()[2][3]
-    tokens, gaps = generator()._batch(prompts()[:3], NEW, eos)
+    tokens, gaps = generator()._batch(prompts()[:3], NEW, (eos,))
     assert tokens.shape == gaps.shape == (4, NEW), "three prompts fill up a batch of four"
     ended = np.cumsum(tokens == eos, axis=1) > 0
     assert ended[2, 3] and (tokens[ended] == eos).all()
