@@ -26,6 +26,7 @@ from itune.weights import resolve
 from itune.weights.fetch import RELEASES
 from itune.weights.hub import PREFIX
 from itune.weights.peft import read_adapter
+from itune.weights.shards import weights_digest
 
 Tuning = LoRAConfig | FullConfig | None
 
@@ -225,6 +226,8 @@ def check_fits(checkpoint: Checkpoint, spec: ModelSpec, folder: Path) -> None:
     base = checkpoint.meta.get("base")
     if base != folder.name:
         raise UserError(f"{where}: was tuned from {base}, but its WeightsConfig.source now leads to {folder}")
+    if checkpoint.meta.get("base_weights", digest := weights_digest(folder)) != digest:
+        raise UserError(f"{where}: was tuned from other weights than those now in {folder}; bring those back")
     differ = set(checkpoint.params) ^ spec.trainable
     differ |= {p for p, a in checkpoint.params.items() if p in spec.shapes and a.shape != spec.shapes[p]}
     if differ:
