@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/memory.py [--batch 4] [--length 512] [--json_out FILE]
 
 Each line is a process of its own, from its start to its last step (VmHWM): weights, libraries and loading included. The
-same rows and settings as train_step.py, against transformers + peft, whose bases bitsandbytes quantises. Prints a table,
-and as its last line one JSON object.
+same rows and settings as train_step.py, against transformers + peft, whose bases bitsandbytes quantises. Prints a
+table, and as its last line one JSON object.
 """
 
 from __future__ import annotations

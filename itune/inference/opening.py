@@ -90,7 +90,7 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
         )
     folder = resolve(source)
     config = read_config(folder)
-    tuning, trained = read_adapter(Path(adapter).expanduser(), config) if adapter else (None, {})
+    tuning, trained = read_adapter(adapter, config) if adapter else (None, {})
     tokenizer = Tokenizer.from_folder(folder)
     own_format = "plain" if tokenizer.chat_template is None else "chat"
     chosen = prompt_format or ("seq2seq" if isinstance(config, EncoderDecoderConfig) else own_format)

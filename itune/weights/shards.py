@@ -26,11 +26,11 @@ LFS = b"version https://git-lfs"
 class Tensors:
     """{name: tensor} of a folder; nothing is read before it is asked for."""
 
-    def __init__(self, folder: Path, files: Mapping[str, tuple[Path, Any]]) -> None:
-        """files: tensor name -> (the file that holds it, that file opened)."""
+    def __init__(self, folder: Path, files: Mapping[str, tuple[Path, Any]], prefix: str = "") -> None:
+        """files: tensor name -> (the file that holds it, that file opened).  prefix: of the names in the files."""
         self.folder = folder
         self._files = dict(files)
-        self._stored = {name: name for name in files}
+        self._stored = {name: prefix + name for name in files}
         for name, other in ALIASES.items():
             if other in self._files and name not in self._files:
                 self._files[name], self._stored[name] = self._files.pop(other), other
