@@ -10,8 +10,6 @@ from pathlib import Path
 from itune import cli
 from itune.errors import UserError
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
 
 def main(argv: Sequence[str]) -> int:
     flags = _parser().parse(argv)
@@ -37,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 def _bytes(text: str) -> int:
     if not (match := re.fullmatch(r"(\d+(?:\.\d+)?)(KB|MB|GB|)", text.upper())) or not float(match[1]):
         raise UserError(f"--max_shard_size={text}: a number of bytes, KB, MB or GB is needed, such as 5GB")
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(float(match[1]) * 1000 ** ("", "KB", "MB", "GB").index(match[2]))
 
 
 def _parser() -> cli.Parser:

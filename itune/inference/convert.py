@@ -100,4 +100,13 @@ def _write(opened: Opened, folder: Path, name: str, *, separate: bool, dtype: st
         settings = (opened.run / "config.gin").read_text("utf-8")
         settings = re.sub(r"(?m)^(RunConfig\.model_dir|MODEL_DIR) = .*$", r'\1 = "unset"', settings)
         (folder / "itune_config.gin").write_text(settings, "utf-8")
-    write_card(folder, name=name, base=opened.folder, source=opened.source, run=opened.run, step=opened.step, what=what)
+    write_card(
+        folder,
+        name=name,
+        base=opened.folder,
+        source=opened.source,
+        run=opened.run,
+        step=opened.step,
+        what=what,
+        library="peft" if separate else "transformers",
+    )
