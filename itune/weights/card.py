@@ -45,7 +45,9 @@ def write_card(
     front = ["---", *_licence_fields(licence), f"base_model: {json.dumps(base_name)}"]
     front += [f"library_name: {library}", "tags: [itune, instruction-tuning]", "---", ""]
     (folder / "README.md").write_text("\n".join([*front, *lines]) + "\n", "utf-8")
-    kept = {key: facts[key] for key in ("file", "quantised", "precision", "instruction_tuned") if key in facts}
+    kept: dict[str, Any] = {
+        key: facts[key] for key in ("file", "quantised", "precision", "instruction_tuned") if key in facts
+    }
     tuned = [*facts.get("tuned", [])]
     if run is not None:
         tuned.append(f"{base_name} on `{_read(run / 'manifest.json').get('mixture', '?')}` to step {step}")
