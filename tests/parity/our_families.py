@@ -41,11 +41,15 @@ def results(spec: ModelSpec, params: Params, compute: Compute) -> dict[str, np.n
         return total / batch.loss_weights.sum()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    return gradients(spec, grads) | {"logits": logits(spec, params, batch, compute), "loss": np.asarray(value)}
+
+
+def logits(spec: ModelSpec, params: Params, batch: Batch, compute: Compute) -> np.ndarray:
+    """[B, L, V] at every token of the batch."""
     model = spec.merge(params)
     hidden_BLD = model.batch_hidden(batch, compute)
     found = model.head_logits(hidden_BLD.reshape(-1, hidden_BLD.shape[-1]), compute)
-    found = np.asarray(found).reshape(*batch.tokens.shape, -1)
-    return gradients(spec, grads) | {"logits": found, "loss": np.asarray(value)}
+    return np.asarray(found).reshape(*batch.tokens.shape, -1)
 
 
 def packed() -> Batch:
