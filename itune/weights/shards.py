@@ -67,8 +67,8 @@ class Tensors:
         part = file.get_slice(self._stored[name])
         shape = part.get_shape()
         if len(shape) < 2:
-            return np.asarray(part[:24] if shape else part[()], np.float32)
-        rest = (*(0 for _ in shape[1:-1]), slice(0, 8))
+            return np.asarray(part[: min(24, shape[0])] if shape else part[()], np.float32)
+        rest = (*(0 for _ in shape[1:-1]), slice(0, min(8, shape[-1])))
         rows = dict.fromkeys((0, shape[0] // 2, shape[0] - 1)) if shape[0] else {}
         return np.concatenate([np.ravel(part[(row, *rest)]).astype(np.float32) for row in rows] or [np.zeros(0, "f4")])
 

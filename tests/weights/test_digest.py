@@ -14,6 +14,8 @@ from itune.weights.shards import INDEX, weights_digest
 RNG = np.random.default_rng(0)
 TENSORS = {
     "model.embed_tokens.weight": RNG.standard_normal((7, 16)).astype(ml_dtypes.bfloat16).astype(np.float32),
+    "model.narrow.weight": np.arange(12, dtype=np.float32).reshape(4, 3),
+    "model.short.weight": np.arange(3, dtype=np.float32),
     "model.norm.weight": RNG.standard_normal(40).astype(ml_dtypes.bfloat16).astype(np.float32),
 }
 
@@ -36,7 +38,8 @@ def write(tmp_path):
 
 
 def test_files_and_a_wider_type_make_no_difference(write):
-    first, second = ({name: array} for name, array in TENSORS.items())
+    first = {name: TENSORS[name] for name in list(TENSORS)[:1]}
+    second = {name: array for name, array in TENSORS.items() if name not in first}
     narrow = {name: array.astype(ml_dtypes.bfloat16) for name, array in TENSORS.items()}
     found = {weights_digest(write("one", TENSORS)), weights_digest(write("two", first, second))}
     assert found == {weights_digest(write("bf16", narrow))}
@@ -49,6 +52,8 @@ def test_files_and_a_wider_type_make_no_difference(write):
         ("model.embed_tokens.weight", (3, 7)),
         ("model.embed_tokens.weight", (6, 1)),
         ("model.norm.weight", (23,)),
+        ("model.narrow.weight", (3, 2)),
+        ("model.short.weight", (2,)),
     ],
 )
 def test_another_number_makes_another(write, name, index):
