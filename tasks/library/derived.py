@@ -10,6 +10,13 @@ from typing import Any
 
 _GSM8K_ANNOTATION = re.compile(r"<<.*?>>")
 
+_AQUA_LETTER = re.compile(r"^\s*[A-Ea-e]\s*[).:]\s*")
+_AQUA_CONCLUSION = re.compile(
+    r"(?:^|(?<=[\s.,;:]))(?i:(?:so|hence|thus|therefore)?,?\s*(?:the\s+)?(?:correct\s+)?(?:answer|ans|option|choice)\b)"
+    r"[\s.:=-]*(?i:(?:is|option|choice)\b[\s:=-]*)*\(?[A-E]\)?"
+    r"(?i:\s+is\s+(?:the\s+)?(?:correct|answer)(?:\s+(?:answer|option))?)?[\s.!]*$"
+)
+
 _SPACE_BEFORE = re.compile(r"\s+([.,?!;:%])")
 _SPLIT_CONTRACTION = re.compile(r"\s*([’'])\s*(?=(?:s|t|m|d|re|ve|ll)\b)")
 
@@ -22,6 +29,32 @@ def gsm8k(row: dict[str, Any]) -> dict[str, Any] | None:
     if not (mark and rationale and final):
         return None
     return {"rationale": rationale, "final": final}
+
+
+def aqua_rat(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`choices`: the options without their letters; `reasoning`: the rationale without the sentence that names the letter."""
+    choices = [_AQUA_LETTER.sub("", option).strip() for option in row["options"]]
+    reasoning = _AQUA_CONCLUSION.sub("", row["rationale"].strip()).strip()
+    if not reasoning or not all(choices) or row["correct"] not in list("ABCDE")[: len(choices)]:
+        return None
+    return {"choices": choices, "reasoning": reasoning}
+
+
+def coqa(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`numbered_questions` and `numbered_answers`: a story's questions and their answers, one a line, numbered from 1."""
+    questions, answers = row["questions"], row["answers"]["input_text"]
+    if not questions or len(questions) != len(answers):
+        return None
+    return {
+        "numbered_questions": "\n".join(f"{i}. {' '.join(text.split())}" for i, text in enumerate(questions, 1)),
+        "numbered_answers": "\n".join(f"{i}. {' '.join(text.split())}" for i, text in enumerate(answers, 1)),
+    }
+
+
+def qrecc(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`exchange`: the turns before the question, the question and its answer; None where the answer is empty."""
+    turns = [*row["Context"], row["Question"], row["Answer"]]
+    return {"exchange": turns} if all(turn.strip() for turn in turns) else None
 
 
 def daily_dialog(row: dict[str, Any]) -> dict[str, Any] | None:
