@@ -17,8 +17,15 @@ _AQUA_CONCLUSION = re.compile(
     r"(?i:\s+is\s+(?:the\s+)?(?:correct|answer)(?:\s+(?:answer|option))?)?[\s.!]*$"
 )
 
+_SPACE_AT_END = re.compile(r"\s+\.$")
 _SPACE_BEFORE = re.compile(r"\s+([.,?!;:%])")
 _SPLIT_CONTRACTION = re.compile(r"\s*([’'])\s*(?=(?:s|t|m|d|re|ve|ll)\b)")
+
+
+def cnn_dailymail(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`points`: the highlights, one a line, without the owner's space before the full stop that ends a line."""
+    lines = [_SPACE_AT_END.sub(".", line.strip()) for line in row["highlights"].splitlines() if line.strip()]
+    return {"points": "\n".join(lines)} if lines else None
 
 
 def gsm8k(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -32,7 +39,7 @@ def gsm8k(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def aqua_rat(row: dict[str, Any]) -> dict[str, Any] | None:
-    """`choices`: the options without their letters; `reasoning`: the rationale without the sentence that names the letter."""
+    """`choices`: the options without letters; `reasoning`: the rationale without the sentence that names one."""
     choices = [_AQUA_LETTER.sub("", option).strip() for option in row["options"]]
     reasoning = _AQUA_CONCLUSION.sub("", row["rationale"].strip()).strip()
     if not reasoning or not all(choices) or row["correct"] not in list("ABCDE")[: len(choices)]:
@@ -41,7 +48,7 @@ def aqua_rat(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def coqa(row: dict[str, Any]) -> dict[str, Any] | None:
-    """`numbered_questions` and `numbered_answers`: a story's questions and their answers, one a line, numbered from 1."""
+    """`numbered_questions` and `numbered_answers`: a story's questions and answers, one a line, from 1."""
     questions, answers = row["questions"], row["answers"]["input_text"]
     if not questions or len(questions) != len(answers):
         return None
@@ -58,7 +65,7 @@ def qrecc(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def daily_dialog(row: dict[str, Any]) -> dict[str, Any] | None:
-    """`utterances`: the turns as one would write them; the owner's have spaces before punctuation and in contractions."""
+    """`utterances`: the turns without the owner's spaces before punctuation and in contractions."""
     turns = [" ".join(turn.split()) for turn in row["dialog"]]
     turns = [_SPLIT_CONTRACTION.sub(r"\1", _SPACE_BEFORE.sub(r"\1", turn)) for turn in turns if turn]
     return {"utterances": turns} if len(turns) > 1 else None
