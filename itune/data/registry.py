@@ -273,6 +273,11 @@ def all_info() -> list[TaskInfo]:
     return [info(name) for name in seqio.TaskRegistry.names()]
 
 
+def mixture_names() -> list[str]:
+    """Of every registered mixture, sorted."""
+    return sorted(seqio.MixtureRegistry.names())
+
+
 def members(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task | seqio.Mixture] | None:
     """What a mixture lists itself, its nested mixtures not flattened; None for a task."""
     if not isinstance(provider, seqio.Mixture):

@@ -117,6 +117,17 @@ class Declaration:
         return bool(self.options or self.option_paths)
 
     @functools.cached_property
+    def variants(self) -> dict[str, tuple[Wording, ...]]:
+        """The variants that it gives tasks for (see prompts.py), with the wordings of each."""
+        shown = tuple(w for w in self.templates if w.only != "noopt")
+        hidden = tuple(w for w in self.templates if w.only != "opt")
+        reasoned = (shown if self.option_paths else hidden) if self.rationale else ()
+        listed = shown if self.has_options else ()
+        found = {"zs": hidden, "zs_opt": listed, "fs": hidden, "fs_opt": listed}
+        found |= {"inv": self.inversions, "fs_inv": self.inversions, "zs_cot": reasoned, "fs_cot": reasoned}
+        return {name: wordings for name, wordings in found.items() if wordings}
+
+    @functools.cached_property
     def question_fields(self) -> tuple[str, ...]:
         """The row's fields that prompts show: rows that agree in all of them ask the same."""
         shown = {field for wording in self.templates for field in Template("inputs", wording.inputs, "").fields}

@@ -35,23 +35,6 @@ class DeclaredSource(RowSource):
         return files_of(self.declaration)
 
 
-def variants_of(d: Declaration) -> dict[str, tuple[Wording, ...]]:
-    """The variants that the declaration gives, and the wordings of each."""
-    shown = tuple(w for w in d.templates if w.only != "noopt")
-    hidden = tuple(w for w in d.templates if w.only != "opt")
-    found = {
-        "zs": hidden,
-        "zs_opt": shown if d.has_options else (),
-        "fs": hidden,
-        "fs_opt": shown if d.has_options else (),
-        "inv": d.inversions,
-        "fs_inv": d.inversions,
-        "zs_cot": (shown if d.option_paths else hidden) if d.rationale else (),
-        "fs_cot": (shown if d.option_paths else hidden) if d.rationale else (),
-    }
-    return {name: wordings for name, wordings in found.items() if wordings}
-
-
 def templates_of(d: Declaration, variant: Variant, wordings: Sequence[Wording]) -> tuple[VariantTemplate, ...]:
     labels = tuple(label for label, _ in d.options)
     same = tuple(name for name in d.question_fields if name != OPTIONS or d.option_paths)
@@ -78,7 +61,7 @@ def declare(path: str | Path, *, derived: str = "") -> list[str]:
     source = DeclaredSource(d, _derive(d, derived, str(path)))
     set_pool(d.name, functools.partial(source.checked_rows, "train"))
     names = []
-    for name, wordings in variants_of(d).items():
+    for name, wordings in d.variants.items():
         variant = VARIANTS[name]
         add_task(
             f"{d.name}/{name}",

@@ -14,7 +14,7 @@ from itune.data.library.declaration import load_declaration
 from itune.data.library.prompts import VARIANTS, final_answer
 from itune.data.library.rows import declared_rows
 from itune.data.library.styles import COT_CUES, COT_ENDS, MARKS, OPTION_STYLES, SHOT_STYLES
-from itune.data.library.tasks import templates_of, variants_of
+from itune.data.library.tasks import templates_of
 from tests.data.library.conftest import nli_rows
 from tests.data.library.test_rows import CHOICE, FREE
 
@@ -32,7 +32,7 @@ def world(maker, monkeypatch, path, **splits):
     maker.write(d.name, **splits)
     rows = list(declared_rows("train", declaration=d))
     monkeypatch.setitem(prompts._POOLS, d.name, lambda: rows)
-    return rows, {name: templates_of(d, VARIANTS[name], w) for name, w in variants_of(d).items()}
+    return rows, {name: templates_of(d, VARIANTS[name], w) for name, w in d.variants.items()}
 
 
 def every(rows, templates):
