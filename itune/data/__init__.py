@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itune.data.clinical_metrics import CLINICAL_METRICS
+    from itune.data.clinical_reference import source_reference
     from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
     from itune.data.metrics import METRICS, PER_EXAMPLE
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
+    "clinical_metrics": ("CLINICAL_METRICS",),
+    "clinical_reference": ("source_reference",),
     "identities": ("add_alias", "canonical"),
     "jinja_templates": ("JinjaTemplate",),
     "metrics": ("METRICS", "PER_EXAMPLE"),
@@ -78,6 +82,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # resolved by __getattr__
+    "CLINICAL_METRICS",
     "HFVocabulary",
     "JinjaTemplate",
     "JsonSource",
@@ -118,6 +123,7 @@ __all__ = [  # resolved by __getattr__
     "read_records",
     "read_text",
     "sharegpt_task",
+    "source_reference",
     "split_of",
     "text_key",
     "write_turns",

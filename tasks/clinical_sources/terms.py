@@ -44,5 +44,5 @@ def _entries() -> Iterator[tuple[str, str, str, str]]:
         yield KINDS[2], drug.name, drug.name, f"A medicine that {drug.lay}."
     for code, pools in FREQUENCIES.items():
         for name in {name: 0 for pool in pools for name in pool}:
-            if name != LAY_FREQUENCIES[code]:
+            if len(name) <= 4:  # abbreviations; "two times a day" is plain already
                 yield KINDS[3], code, name, f"{capitalise(LAY_FREQUENCIES[code])}."
