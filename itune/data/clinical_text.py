@@ -142,7 +142,7 @@ def negations(text: str) -> dict[str, bool]:
 
 # Sections
 
-_CAPITALS = re.compile(r"^[ \t#*]*([A-Z][A-Z /&]{2,})[*]*:?[ \t*]*$", re.MULTILINE)
+_CAPITALS = re.compile(r"^[ \t#*]*([A-Z][A-Z /&]+)[*]*:?[ \t*]*$", re.MULTILINE)
 _LABEL = re.compile(r"^[ \t#*]*([A-Z][A-Za-z /&]{0,30})[*]*:", re.MULTILINE)
 
 

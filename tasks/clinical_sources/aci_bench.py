@@ -14,7 +14,7 @@ from tasks.clinical_sources.sides import Row, published
 
 FIELDS = ("dialogue", "note", "sections", "recording")
 
-_HEADER = re.compile(r"^([A-Z][A-Z /&]{2,}):?\s*$", re.MULTILINE)
+_HEADER = re.compile(r"^([A-Z][A-Z /&]+):?\s*$", re.MULTILINE)
 
 
 def rows(split: str, *, train: str, test: str) -> Iterator[Row]:
