@@ -90,8 +90,8 @@ _PARTS: dict[str, tuple[str, str, dict[str, tuple[tuple[str, ...], str]]]] = {
         "clinical_classification",
         "truncate_inputs",
         {
-            "document_type": (_EXACT, "type of a clinical document, or none"),
-            "urgency": ((*_EXACT, "triage"), "urgency by the rule in the prompt"),
+            "document_type": (("exact_match", "token_f1"), "type of a clinical document, or none"),
+            "urgency": (("exact_match", "token_f1", "triage"), "urgency by the rule in the prompt"),
         },
     ),
 }
