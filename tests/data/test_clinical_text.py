@@ -88,6 +88,7 @@ def test_drugs() -> None:
     ("text", "found"),
     [
         ("Denies fever or cough, but reports nausea.", {"fever": True, "cough": True, "nausea": False}),
+        ("Denies fever, reports nausea", {"fever": True, "nausea": False}),
         ("Fever. No rash", {"fever": False, "rash": True}),
         ("Pneumonia was ruled out; edema", {"pneumonia": True, "edema": False}),
         ("Nausea and no nausea", {}),
