@@ -30,7 +30,7 @@ Count = Callable[[Target, str], Counts]
 LESS_IS_BETTER = frozenset(
     (
         *("unsupported/drugs", "unsupported/doses", "unsupported/numbers", "missed_allergies", "negation_errors"),
-        *("under_triage", "over_triage", "triage_unreadable", "evidence/invented", "readability/grade"),
+        *("under_triage", "over_triage", "triage_unreadable", "evidence/invented"),
     )
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from itune.data.clinical_metrics import LESS_IS_BETTER
 from itune.evaluation import panels, worst
 from itune.evaluation.charts import bar
 from itune.evaluation.findings import findings, format_p
@@ -258,9 +259,10 @@ def change(before: float | None, after: float | None, measure: str) -> dict[str,
     if not float(text):
         return {"text": "no change", "style": ""}
     text = ("+" if difference > 0 else "\u2212") + text
-    if measure != LOSS and measure not in KNOWN_METRICS:
+    falls = measure == LOSS or measure in LESS_IS_BETTER
+    if not falls and measure not in KNOWN_METRICS:
         return {"text": text, "style": ""}
-    better = (difference < 0) == (measure == LOSS)
+    better = (difference < 0) == falls
     return {"text": f"{text} {'better' if better else 'worse'}", "style": "better" if better else "worse"}
 
 

@@ -234,8 +234,8 @@ class TestNcbi:
         tagged += "tumour I-Disease,- O,gene O,and O,gout B-Disease,flu B-Disease,/ O,gout B-Disease,. O"
         lines = "\n".join(pair.replace(" ", "\t") for pair in tagged.split(",") if pair)
         train = write(tmp_path / "train.tsv", f"{lines}\n\n\nNo\tO\none\tO")
-        test = write(tmp_path / "devel.tsv", "no\tO\nOne\tO\n")
-        (row,), _ = both(ncbi_disease.rows, train=train, test=test)
+        test = write(tmp_path / "devel.tsv", "no\tO\nOne\tO")  # no line break at the end
+        (row,), (_,) = both(ncbi_disease.rows, train=train, test=test)
         assert row["sentence"] == "The adenomatous polyposis (APC) tumour-gene and gout flu/gout."
         assert json.loads(row["answer"]) == {"diseases": ["adenomatous polyposis (APC) tumour", "gout", "flu"]}
 
@@ -316,13 +316,17 @@ class TestClassification:
 
     def test_nursesim_names_a_fact_alike_at_every_level(self, tmp_path: Path) -> None:
         vitals = {"hr": 130, "bp_sys": 80, "bp_dia": 50, "spo2": 85, "rr": 30, "temp": 37.5, "avpu": "A"}
-        keys = {"1": ("relevant_PMH", "time_course"), "4": ("relevant PMH", "time course")}
+        keys = {
+            "1": ("relevant_PMH", "time_course"),
+            "2": ("relevant_pmh", "time_course"),
+            "4": ("relevant PMH", "time course"),
+        }
         scenarios = {
             level: [
                 {
                     "chief_complaint": f"It hurts {level}.",
                     "vitals": vitals,
-                    "history": {"age": 22, "gender": "male", past: None if level == "4" else "gout", onset: "now"},
+                    "history": {"age": 22, "gender": "male", past: None if level == "2" else "gout", onset: "now"},
                 }
             ]
             for level, (past, onset) in keys.items()
@@ -331,7 +335,7 @@ class TestClassification:
         rows = {r["urgency"]: r for r in every(both(nursesim.rows, path=path, identity="n"))}
         signs = "HR 130, systolic BP 80, diastolic BP 50, SpO2 85%, RR 30, T 37.5 C, AVPU A"
         assert rows["1"]["vitals"] == rows["4"]["vitals"] == signs
-        assert (rows["1"]["history"], rows["4"]["history"]) == ("gout", "not documented")
+        assert [rows[level]["history"] for level in "124"] == ["gout", "not documented", "gout"]
         assert rows["1"]["onset"] == rows["4"]["onset"] == "now" and rows["1"]["patient"] == "22-year-old, male"
         with pytest.raises(UserError, match="expected an object with the levels 1, 2"):
             list(nursesim.rows("train", path=write(tmp_path / "n.json", '{"6": []}'), identity="n"))
