@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from itune.data import metrics as metrics_lib
 from itune.data.clinical_extraction import entity_f1, missed_allergies, not_documented, regimens
 from itune.data.clinical_reference import source_of, text_of
-from itune.data.clinical_text import doses, grade, headers, in_digits, negations, numbers, sections, tidy
+from itune.data.clinical_text import doses, grade, headers, negations, numbers, readings, sections, tidy
 from itune.data.drug_names import drugs
 from itune.data.intervals import Counts, summarise
 from itune.data.metrics import MetricFn, Target
@@ -43,10 +43,10 @@ def unsupported(target: Target, prediction: str) -> Counts:
 
     Drugs: of the list in drug_names.py, each once, brand names aside. Doses: number with unit, each once, both as in
     the source. Numbers: each once, in digits, marks of numbered lists aside. The source's numbers may be spelt
-    ("forty" supports 40). An empty output has none of them.
+    ("forty" supports 40, "one twenty two" 122 as well as 1 and 22). An empty output has none of them.
     """
     source = source_of(target, "unsupported")
-    spelt = f"{source}\n{in_digits(source)}"
+    spelt = readings(source)
     pairs: dict[str, tuple[set, set]] = {
         "drugs": (drugs(prediction), drugs(source)),
         "doses": (set(doses(prediction)), set(doses(spelt))),

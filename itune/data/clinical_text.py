@@ -15,12 +15,16 @@ _ONES += " seventeen eighteen nineteen"
 _WORDS = {word: value for value, word in enumerate(_ONES.split())}
 _TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _TENS = {word: 10 * value for value, word in enumerate(_TENS_WORDS.split(), 2)}
-_SPELT = re.compile(
-    rf"\b(?:({'|'.join(_TENS)})(?:[ -]({'|'.join(list(_WORDS)[1:10])}))?|({'|'.join(_WORDS)}))\b", re.IGNORECASE
-)
-_HUNDREDS = re.compile(r"\b(\d) hundred(?:(?: and)? (\d{1,2}))?\b", re.IGNORECASE)
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth"
+_ORDINALS += " fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
+_WORDS |= {word: value for value, word in enumerate(_ORDINALS.split(), 1)}
+_ONE_TO_NINE = "|".join(word for word, value in _WORDS.items() if 0 < value < 10)
+_SPELT = re.compile(rf"\b(?:({'|'.join(_TENS)})(?:[ -]({_ONE_TO_NINE}))?|({'|'.join(_WORDS)}))\b", re.IGNORECASE)
+_ROUND = re.compile(r"\b(\d) (hundred|thousand)(?:(?: and)? (\d{1,2}))?\b", re.IGNORECASE)
+_IN_PARTS = re.compile(r"\b(\d{1,2}) (\d\d)\b")  # nineteen sixty one, one twenty two
+_LETTERS_OF_A_UNIT = re.compile(r"\b(m) (?:(c) )?(g|l)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![A-Za-z\d.])(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)")
-_LIST_MARK = re.compile(r"^[ \t]*\d{1,2}[.)]\s+", re.MULTILINE)
+_LIST_MARK = re.compile(r"(?:^[ \t]*|(?<=[.:;!?])\s+)\d{1,2}[.)]\s+", re.MULTILINE)
 
 _UNITS = {
     "mcg": ("mcg", "ug", "µg", "μg", "microgram", "micrograms"),
@@ -56,14 +60,24 @@ _FREQUENCY = {name: re.compile(pattern) for name, pattern in _FREQUENCIES.items(
 
 
 def in_digits(text: str) -> str:
-    """ "twenty-two, one hundred and five" -> "22, 105": spelt numbers up to 999."""
+    """ "twenty-two, one hundred and five, the tenth" -> "22, 105, the 10"."""
 
     def digits(match: re.Match[str]) -> str:
         tens, one, alone = (part and part.lower() for part in match.groups())
         return str(_TENS[tens] + (_WORDS[one] if one else 0) if tens else _WORDS[alone])
 
     with_digits = _SPELT.sub(digits, text)
-    return _HUNDREDS.sub(lambda m: str(100 * int(m[1]) + int(m[2] or 0)), with_digits)
+    size = {"hundred": 100, "thousand": 1000}
+    return _ROUND.sub(lambda m: str(int(m[1]) * size[m[2].lower()] + int(m[3] or 0)), with_digits)
+
+
+def readings(text: str) -> str:
+    """The text, and once more for each other way to read its numbers: generous, for what a text is to support.
+
+    "four m g, one twenty two" -> "four m g, one twenty two", "4 mg, 1 22", "4 mg, 122", a line each.
+    """
+    digits = _LETTERS_OF_A_UNIT.sub(lambda m: "".join(part or "" for part in m.groups()), in_digits(text))
+    return "\n".join((text, digits, _IN_PARTS.sub(r"\1\2", digits)))
 
 
 def _plain(number: str) -> str:
@@ -74,7 +88,8 @@ def _plain(number: str) -> str:
 
 
 def numbers(text: str) -> list[str]:
-    """ "1. BP 130/82, T 38.50" -> ["130", "82", "38.5"]: those in digits, but for the marks of numbered lists.
+    """ "1. BP 130/82, T 38.50" -> ["130", "82", "38.5"]: those in digits, but for the marks of numbered lists
+    (at the start of a line or after a sentence).
 
     Digits within a word ("B12") are no number.
     """

@@ -12,6 +12,7 @@ from itune.data.clinical_text import (
     in_digits,
     negations,
     numbers,
+    readings,
     sections,
     syllables,
 )
@@ -26,6 +27,7 @@ from itune.data.intervals import interval, summarise
         ("a 22-year-old, 1,250 steps, .5 mL", ["22", "1250", "0.5"]),
         ("B12 and COVID", []),
         ("2) three", []),
+        ("1.  Anxiety. 2.  Anemia: 3. Pain, BP was 40. The rest", ["40"]),
     ],
 )
 def test_numbers(text: str, found: list[str]) -> None:
@@ -39,12 +41,18 @@ def test_numbers(text: str, found: list[str]) -> None:
         ("Twenty two years, forty", "22 years, 40"),
         ("one hundred and five mg", "105 mg"),
         ("two hundred", "200"),
+        ("two thousand nine, the fifteenth", "2009, the 15"),
         ("sixteen or six", "16 or 6"),
         ("someone often", "someone often"),
     ],
 )
 def test_in_digits(text: str, digits: str) -> None:
     assert in_digits(text) == digits
+
+
+def test_readings() -> None:
+    assert readings("four M G, one twenty two") == "four M G, one twenty two\n4 MG, 1 22\n4 MG, 122"
+    assert "1961" in numbers(readings("in nineteen sixty one"))
 
 
 @pytest.mark.parametrize(
