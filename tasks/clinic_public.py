@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from itune.data import CLINICAL_METRICS, RowSource, add_task, load_templates, mark_unavailable, source_reference
+from itune.data import mark_unavailable
 from tasks.clinical_sources import (
     aci_bench,
     acuity,
@@ -29,37 +28,13 @@ from tasks.clinical_sources import (
     nursesim,
     terms,
 )
+from tasks.clinical_sources.use import Use, add
 from tasks.formats import DATA_DIR_VARIABLE, UNSET
 
-# Raised when a release yields other rows from the same files.
-VERSION = "1"
 CLINICAL = "clinical"  # the folder of ITUNE_DATA_DIR
 
 _HERE = Path(__file__).parent
 _SYNTHETIC = "Apache-2.0"
-Rows = Callable[..., Iterable[Mapping[str, str]]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Use:
-    """One task: where its rows come from, what it is, and how it is measured.
-
-    files: keyword of `rows` -> path below `CLINICAL`; settings: its other keywords. source: the fields that an output
-    is held against. optional: registered only where its files are.
-    """
-
-    rows: Rows
-    fields: tuple[str, ...]
-    source: tuple[str, ...]
-    files: Mapping[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    cluster: str
-    licence: str
-    metrics: tuple[str, ...]
-    splits: tuple[str, ...] = ("train", "validation")
-    optional: bool = False
-    text: str
-
 
 _ADE_FILES = {"effects": "ade/DRUG-AE.rel", "doses": "ade/DRUG-DOSE.rel", "negatives": "ade/ADE-NEG.txt.gz"}
 _MTS_FILES = {"train": "mts_dialog/MTS-Dialog-TrainingSet.csv", "test": "mts_dialog/MTS-Dialog-ValidationSet.csv"}
@@ -238,7 +213,7 @@ def register(folder: Path) -> tuple[str, ...]:
         if use.optional and not all(Path(path).exists() for path in named):
             mark_unavailable(name, f"its files are not there: {', '.join(named)}")
             continue
-        _add(name, name.partition("/")[0], use, functools.partial(use.rows, **paths, **use.settings), named)
+        add(name, name.partition("/")[0], use, functools.partial(use.rows, **paths, **use.settings), named)
         names.append(name)
     return tuple(names)
 
@@ -247,24 +222,8 @@ def _under(folder: Path, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     return str(folder / value) if isinstance(value, str) else tuple(str(folder / path) for path in value)
 
 
-def _add(name: str, identity: str, use: Use, rows: Rows, files: Sequence[str | Path]) -> None:
-    add_task(
-        name,
-        source=RowSource(rows, splits=use.splits, fields=use.fields, version=VERSION, files=files),
-        templates=load_templates(_HERE / "templates" / f"{name.replace('/', '_')}.yaml"),
-        cluster=use.cluster,
-        licence=use.licence,
-        identity=identity,
-        metrics=[CLINICAL_METRICS.get(metric, metric) for metric in use.metrics],
-        postprocess_fn=source_reference(*use.source),
-        overlong="drop",  # from a note that is cut, an answer is invented; and the cut may take the question
-        version=VERSION,
-        description=use.text,
-    )
-
-
 for _name, (_identity, _use) in SYNTHETIC_TASKS.items():
-    _add(_name, _identity, _use, _use.rows, sorted((_HERE / "synthetic_clinic").glob("*.py")))
+    add(_name, _identity, _use, _use.rows, sorted((_HERE / "synthetic_clinic").glob("*.py")))
 
 if os.environ.get(DATA_DIR_VARIABLE):
     FILE_TASK_NAMES = register(Path(os.environ[DATA_DIR_VARIABLE]).expanduser())

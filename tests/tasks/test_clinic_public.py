@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import seqio
 
-from itune.data import normalise, registry
+from itune.data import load_templates, normalise, registry
 from tasks import clinic_public
 from tasks.clinical_sources.sides import passages
 from tasks.formats import DATA_DIR_VARIABLE
@@ -117,7 +117,7 @@ TARGETS = {
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_task_has_seven_prompts_that_ask_about_its_source_and_hide_the_answer(name: str) -> None:
     path = PROJECT / "tasks" / "templates" / f"{name.replace('/', '_')}.yaml"
-    templates = clinic_public.load_templates(path)
+    templates = load_templates(path)
     use = {**clinic_public.FILE_TASKS, **{k: u for k, (_, u) in clinic_public.SYNTHETIC_TASKS.items()}}[name]
     row = example_row(name)
     prompts = set()
