@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from itune.data import RowSource, add_task, load_templates
+from itune.data import CLINICAL_METRICS, RowSource, add_task, load_templates, source_reference
 from tasks.synthetic_clinic.items import FIELDS, rows
 
 # Raised when a release writes other rows; the digests of the generator's files catch what is in between.
@@ -24,15 +24,26 @@ LICENCE = "Apache-2.0"
 _HERE = Path(__file__).parent
 _GENERATOR = sorted((_HERE / "synthetic_clinic").glob("*.py"))
 
+_SUMMARY = (
+    "rouge_l",
+    "token_f1",
+    "section_scores",
+    "unsupported",
+    "negation_errors",
+    "missed_allergies",
+    "not_documented",
+)
+_JSON = ("json_field_f1", "exact_match", "entity_f1")
+
 # part of the name: (cluster, what to do with overlong examples, {task: (metrics, description)})
 _PARTS: dict[str, tuple[str, str, dict[str, tuple[tuple[str, ...], str]]]] = {
     "summary": (
         "clinical_summary",
         "drop",
         {
-            "soap": (("rouge_l", "token_f1"), "SOAP summary of a dictated visit"),
-            "hp": (("rouge_l", "token_f1"), "history and physical from a dictated visit"),
-            "discharge": (("rouge_l", "token_f1"), "discharge summary from a dictated hospital stay"),
+            "soap": (_SUMMARY, "SOAP summary of a dictated visit"),
+            "hp": (_SUMMARY, "history and physical from a dictated visit"),
+            "discharge": (_SUMMARY, "discharge summary from a dictated hospital stay"),
         },
     ),
     "extract": (
@@ -40,13 +51,13 @@ _PARTS: dict[str, tuple[str, str, dict[str, tuple[tuple[str, ...], str]]]] = {
         "drop",
         {
             "medications": (
-                ("json_field_f1", "exact_match"),
+                (*_JSON, "regimens", "unsupported"),
                 "current and new medicines with dose and frequency, as JSON",
             ),
-            "diagnoses": (("json_field_f1", "exact_match"), "the patient's own confirmed diagnoses, as JSON"),
-            "procedures": (("json_field_f1", "exact_match"), "tests and procedures done or planned, as JSON"),
+            "diagnoses": (_JSON, "the patient's own confirmed diagnoses, as JSON"),
+            "procedures": (_JSON, "tests and procedures done or planned, as JSON"),
             "allergies": (
-                ("json_field_f1", "exact_match"),
+                (*_JSON, "missed_allergies", "not_documented"),
                 "allergies with reactions, or none, or not documented, as JSON",
             ),
         },
@@ -55,21 +66,32 @@ _PARTS: dict[str, tuple[str, str, dict[str, tuple[tuple[str, ...], str]]]] = {
         "clinical_qa",
         "drop",
         {
-            "answer": (("exact_match", "token_f1"), "short answer from the note alone"),
-            "evidence": (("exact_match", "token_f1"), "short answer with the sentence that shows it"),
+            "answer": (
+                ("exact_match", "token_f1", "not_documented", "unsupported"),
+                "short answer from the note alone",
+            ),
+            "evidence": (
+                ("exact_match", "token_f1", "evidence", "not_documented"),
+                "short answer with the sentence that shows it",
+            ),
         },
     ),
     "explain": (
         "clinical_explanation",
         "truncate_inputs",
-        {"plain": (("rouge_l", "token_f1"), "assessment and plan in plain words for the patient")},
+        {
+            "plain": (
+                ("rouge_l", "token_f1", "readability", "unsupported"),
+                "assessment and plan in plain words for the patient",
+            )
+        },
     ),
     "classify": (
         "clinical_classification",
         "truncate_inputs",
         {
             "document_type": (("exact_match", "token_f1"), "type of a clinical document, or none"),
-            "urgency": (("exact_match", "token_f1"), "urgency by the rule in the prompt"),
+            "urgency": (("exact_match", "token_f1", "triage"), "urgency by the rule in the prompt"),
         },
     ),
 }
@@ -90,7 +112,8 @@ def _register(part: str) -> tuple[str, ...]:
             licence=LICENCE,
             # One identity a cluster: a held-out task may share none with a training task.
             identity=f"itune/synthetic-clinic/{part}",
-            metrics=metrics,
+            metrics=[CLINICAL_METRICS.get(metric, metric) for metric in metrics],
+            postprocess_fn=source_reference("note"),
             overlong=overlong,
             version=VERSION,
             description=f"Synthetic: {description}.",

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from itune.data import (
+    CLINICAL_METRICS,
     JsonSource,
     RowSource,
     Template,
@@ -36,6 +37,7 @@ from itune.data import (
     passage_groups,
     read_json,
     read_records,
+    source_reference,
     text_key,
 )
 from itune.errors import UserError
@@ -197,7 +199,11 @@ def _register_pubmedqa(folder: Path) -> None:
     )
     for form, metrics, text in (
         ("decision", ("accuracy",), "yes, no or maybe, from an abstract"),
-        ("long_answer", ("rouge_l", "token_f1"), "the conclusion of an abstract, from the rest of it"),
+        (
+            "long_answer",
+            ("rouge_l", "token_f1", "grounding", "unsupported"),
+            "the conclusion of an abstract, from the rest of it",
+        ),
     ):
         add_task(
             f"pubmedqa/{form}",
@@ -206,7 +212,8 @@ def _register_pubmedqa(folder: Path) -> None:
             cluster="abstract_questions",
             licence="MIT",
             identity="pubmedqa",
-            metrics=metrics,
+            metrics=[CLINICAL_METRICS.get(metric, metric) for metric in metrics],
+            postprocess_fn=source_reference("contexts"),
             overlong="drop",  # from an abstract that is cut, an answer is invented
             description=text,
         )

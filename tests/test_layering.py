@@ -63,6 +63,7 @@ MAY_IMPORT_SEQIO = {
     *(f"itune.data.{name}" for name in ("registry", "sources", "preprocess", "prepare", "prepare_task", "mixtures")),
     *(f"itune.data.{name}" for name in ("vocabularies", "metrics", "niv2", "promptsource", "ready_tasks")),
     "itune.data.prepare_rows",
+    "itune.data.library.tasks",
     "itune.evaluation.metric_worker",
 }
 TASKS_MAY_IMPORT = {"itune", "tasks", "numpy", "yaml"} | set(sys.stdlib_module_names)

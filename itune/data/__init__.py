@@ -10,9 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itune.data.clinical_metrics import CLINICAL_METRICS
+    from itune.data.clinical_reference import source_reference
     from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
-    from itune.data.lazy import load_all, provide, provide_module
+    from itune.data.lazy import load_all, provide, provide_catalogue, provide_module
     from itune.data.library.declaration import load_declaration
     from itune.data.library.provider import provide_library
     from itune.data.library.tasks import declare
@@ -47,9 +49,11 @@ if TYPE_CHECKING:
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
+    "clinical_metrics": ("CLINICAL_METRICS",),
+    "clinical_reference": ("source_reference",),
     "identities": ("add_alias", "canonical"),
     "jinja_templates": ("JinjaTemplate",),
-    "lazy": ("load_all", "provide", "provide_module"),
+    "lazy": ("load_all", "provide", "provide_catalogue", "provide_module"),
     "library.declaration": ("load_declaration",),
     "library.provider": ("provide_library",),
     "library.tasks": ("declare",),
@@ -86,6 +90,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # resolved by __getattr__
+    "CLINICAL_METRICS",
     "HFVocabulary",
     "JinjaTemplate",
     "JsonSource",
@@ -125,6 +130,7 @@ __all__ = [  # resolved by __getattr__
     "prompt_completion_task",
     "promptsource_tasks",
     "provide",
+    "provide_catalogue",
     "provide_library",
     "provide_module",
     "rate_by_examples",
@@ -132,6 +138,7 @@ __all__ = [  # resolved by __getattr__
     "read_records",
     "read_text",
     "sharegpt_task",
+    "source_reference",
     "split_of",
     "text_key",
     "write_turns",

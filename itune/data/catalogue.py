@@ -6,10 +6,14 @@ import collections
 import importlib
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from itune.data import lazy
 from itune.data.lazy import Summary
 from itune.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from itune.data import registry
 
 OTHER = "registered"  # the collection of what a module registers itself
 
@@ -26,11 +30,20 @@ def summaries(modules: Sequence[str]) -> list[Summary]:
         from itune.data import registry
 
         for info in registry.TASKS.values():
-            about = {"cluster": info.cluster, "licence": info.licence, "description": info.description}
-            found.setdefault(info.name, Summary(name=info.name, collection=OTHER, **about))
+            found.setdefault(info.name, _summary(info))
         for name in registry.mixture_names():
             found.setdefault(name, Summary(name=name, collection=OTHER, mixture=True))
     return [found[name] for name in sorted(found)]
+
+
+def _summary(info: registry.TaskInfo) -> Summary:
+    return Summary(
+        name=info.name,
+        cluster=info.cluster,
+        licence=info.licence,
+        collection=OTHER,
+        description=info.description,
+    )
 
 
 def matching(
@@ -55,7 +68,9 @@ def matching(
         found = [summary for summary in found if asked in ("", getattr(summary, field))]
     found = [summary for summary in found if licence.casefold() in summary.licence.casefold()]
     if at_least is not None or at_most is not None:
-        found = [s for s in found if s.examples is not None and (at_least or 0) <= s.examples <= (at_most or s.examples)]
+        found = [
+            s for s in found if s.examples is not None and (at_least or 0) <= s.examples <= (at_most or s.examples)
+        ]
     return found
 
 
@@ -66,10 +81,10 @@ def counts(summaries: Iterable[Summary], field: str) -> dict[str, int]:
 
 
 def by_data_set(summaries: Iterable[Summary]) -> list[tuple[Summary, list[str]]]:
-    """A line for each data set: its summary and the variants, "rte" with ["zs", "zs_opt", ...]; others by themselves."""
+    """A line for each data set: its summary with its variants ("rte": zs, zs_opt, ...); other tasks by themselves."""
     groups: dict[tuple[str, str], list[Summary]] = collections.defaultdict(list)
     for summary in summaries:
-        head, _, variant = summary.name.rpartition("/")
+        head = summary.name.rpartition("/")[0]
         key = (head, summary.collection) if summary.collection == "library" else (summary.name, summary.collection)
         groups[key].append(summary)
     return [

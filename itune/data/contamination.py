@@ -117,7 +117,7 @@ class Index:
         self._filter[self._hashes >> (np.uint64(64) - _FILTER_BITS)] = True
 
     def matches(self, texts: list[str]) -> Iterator[tuple[int, int, str]]:
-        """(number of the text, number of the evaluation field, shared words); a pair may come more than once."""
+        """(number of the text, number of the evaluation field, the first words that they share), once a pair."""
         get = self._vocabulary.get
         words = [_WORD.findall(text.casefold()) for text in texts]
         pieces = [np.array([get(w, 0) for w in found], np.int32) for found in words]
@@ -131,13 +131,18 @@ class Index:
         starts, hashes = starts[maybe], hashes[maybe]
         first = np.searchsorted(self._hashes, hashes, "left")
         last = np.searchsorted(self._hashes, hashes, "right")
+        begins = np.cumsum([0, *map(len, pieces)])
+        said: set[tuple[int, int]] = set()  # stock passages are shared for hundreds of grams
         for i in np.flatnonzero(last > first).tolist():
-            gram = ids[starts[i] : starts[i] + GRAM]
+            at = int(starts[i])
+            number = int(text_of[at])
             for start in self._starts[first[i] : last[i]].tolist():
-                if np.array_equal(gram, self._ids[start : start + GRAM]):  # a hash may lie, words don't
-                    number = int(text_of[starts[i]])
-                    offset = int(starts[i] - np.searchsorted(text_of, number))
-                    yield number, int(self._field_of[start]), " ".join(words[number][offset : offset + GRAM])
+                pair = number, int(self._field_of[start])
+                # A hash may lie, words don't.
+                if pair not in said and np.array_equal(ids[at : at + GRAM], self._ids[start : start + GRAM]):
+                    said.add(pair)
+                    offset = at - int(begins[number])
+                    yield *pair, " ".join(words[number][offset : offset + GRAM])
 
     def check(self, records: Iterable[Record], *, hidden: Collection[str] = ()) -> Report:
         """What the training records share with the index. hidden: tasks whose text, in either role, is withheld."""

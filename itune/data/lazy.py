@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 Loader = Callable[[], object]
 
@@ -58,6 +60,13 @@ def provide(names: Iterable[str], loader: Loader, describe: Describe | None = No
 def provide_module(names: Iterable[str], module: str, describe: Describe | None = None) -> None:
     """The same with a module, which registers on import."""
     provide(names, functools.partial(importlib.import_module, module), describe)
+
+
+def provide_catalogue(path: str | Path) -> None:
+    """Makes known what modules register, from a JSON file: {module: [a `Summary`'s fields, ...]}."""
+    for module, listed in json.loads(Path(path).read_text("utf-8")).items():
+        found = [Summary(**fields) for fields in listed]
+        provide_module([summary.name for summary in found], module, functools.partial(list, found))
 
 
 def load(name: str) -> bool:

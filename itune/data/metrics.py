@@ -208,17 +208,24 @@ def _corpus(name: str, targets: Sequence[Target], predictions: Sequence[str]) ->
 
     if not targets:
         return 0.0
-    references = [[target] if isinstance(target, str) else list(target) for target in targets]
+    pairs = list(zip(targets, predictions, strict=True))
+    references = [[target] if isinstance(target, str) else list(target) for target, _ in pairs]
     most = max(map(len, references))
     # One list for each place; who has fewer has none there.
     places = [[found[n] if n < len(found) else None for found in references] for n in range(most)]
-    return float(getattr(sacrebleu, name)(list(predictions), places).score)
+    score = getattr(sacrebleu, name)([prediction for _, prediction in pairs], places).score
+    return min(100.0, float(score))  # its sums of logarithms can end a hair above
 
 
 def macro_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    """Mean over the targets' labels of F1, labels compared as in `accuracy`; another prediction is no label's."""
-    want = [_label(target if isinstance(target, str) else target[0]) for target in targets]
-    got = [_label(prediction) for prediction in predictions]
+    """Mean over the targets' labels of F1, labels compared as in `accuracy`; another prediction is no label's.
+
+    Of several references the predicted one counts as the target, else the first.
+    """
+    want, got = [], [_label(prediction) for prediction in predictions]
+    for target, label in zip(targets, got, strict=True):
+        labels = [_label(text) for text in ([target] if isinstance(target, str) else target)]
+        want.append(label if label in labels else labels[0])
     scores = []
     for label in sorted(set(want)):
         common = sum(w == g == label for w, g in zip(want, got, strict=True))

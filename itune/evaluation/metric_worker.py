@@ -91,6 +91,19 @@ def per_example_scorers(task: seqio.Task) -> dict[str, Callable[[Any, str], floa
     return {name: metrics_lib.PER_EXAMPLE[name] for name in ours if name in metrics_lib.PER_EXAMPLE}
 
 
+def counted_per_example(
+    metric_fns: Sequence[Callable[..., Any]], references: Sequence[Any], outputs: Sequence[Any]
+) -> dict[str, list[float]]:
+    """{name: a value an example} of functions that have a `per_example` of their own; NaN where it counts nothing."""
+    rows: list[dict[str, float]] = [{} for _ in references]
+    for function in metric_fns:
+        if scorer := getattr(function, "per_example", None):
+            for row, reference, output in zip(rows, references, outputs, strict=True):
+                row.update(scorer(reference, output))
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name, math.nan) for row in rows] for name in names}
+
+
 def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -> dict[str, Any]:
     """One task's answer: {"metrics", "per_example", "errors", "notes"}. Raises whatever its postprocess_fn raises."""
     targets: list[str] = request["targets"]
@@ -114,6 +127,8 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
             for name, scorer in per_example_scorers(task).items()
             if name not in failed
         }
+        sound = [f for f in task.predict_metric_fns if getattr(f, "__name__", "") not in failed]
+        answer["per_example"][state] |= counted_per_example(sound, references, outputs)
     answer["errors"] = list(dict.fromkeys(answer["errors"]))  # a metric fails alike in every state
     others = [f.__name__ for f in (*task.score_metric_fns, *task.predict_with_aux_metric_fns)]
     if others:

@@ -14,17 +14,20 @@ from typing import Any
 
 from markupsafe import Markup
 
+from itune.data.clinical_metrics import LESS_IS_BETTER
 from itune.evaluation import panels, worst
 from itune.evaluation.charts import bar
 from itune.evaluation.findings import findings, format_p
 from itune.evaluation.mixture import fill_rows, integer, mixture_panel
 from itune.evaluation.results import (
     GROUPS,
+    INTERVAL,
     KNOWN_METRICS,
     STATES,
     Evaluation,
     Prediction,
     RunFiles,
+    TaskResult,
     load_run,
     number,
     write_text,
@@ -212,7 +215,13 @@ def measure_row(evaluation: Evaluation, group: str, task: str, measure: str, los
     return {
         "measure": measure,
         "n": f"{n:,}" if n else "",
-        "cells": [{"text": value_text(v, measure), "bar": Markup(bar(v, scale, STYLES[s]))} for s, v in values.items()],
+        "cells": [
+            {
+                "text": value_text(v, measure) + interval_text(evaluation.result(s, group, task), measure),
+                "bar": Markup(bar(v, scale, STYLES[s])),
+            }
+            for s, v in values.items()
+        ],
         "change": change(values["before"], values["after"], measure),
     }
 
@@ -223,6 +232,14 @@ def measured(evaluation: Evaluation, state: str, group: str, task: str, measure:
     if result is None:
         return None
     return result.loss if measure == LOSS else result.metrics.get(measure)
+
+
+def interval_text(result: TaskResult | None, measure: str) -> str:
+    """ " (12 to 31, of 16)" for a metric that says so (itune.data.intervals), else ""."""
+    low, high, of = (result.metrics.get(f"{measure}{part}") if result else None for part in INTERVAL)
+    if low is None or high is None or of is None:
+        return ""
+    return f" ({low:.3g} to {high:.3g}, of {of:,.0f})"
 
 
 def value_text(value: float | None, measure: str) -> str:
@@ -242,9 +259,10 @@ def change(before: float | None, after: float | None, measure: str) -> dict[str,
     if not float(text):
         return {"text": "no change", "style": ""}
     text = ("+" if difference > 0 else "\u2212") + text
-    if measure != LOSS and measure not in KNOWN_METRICS:
+    falls = measure == LOSS or measure in LESS_IS_BETTER
+    if not falls and measure not in KNOWN_METRICS:
         return {"text": text, "style": ""}
-    better = (difference < 0) == (measure == LOSS)
+    better = (difference < 0) == falls
     return {"text": f"{text} {'better' if better else 'worse'}", "style": "better" if better else "worse"}
 
 
@@ -276,9 +294,9 @@ def sample_view(p: Prediction, tasks: Mapping[str, TaskFacts], *, show_text: boo
     if p.loss_before is not None and p.loss_after is not None:
         facts.append(f"loss {p.loss_before:.3f} \u2192 {p.loss_after:.3f}")
     for metric in p.scores.get("after") or {}:
-        earlier = number((p.scores.get("before") or {}).get(metric))
-        if earlier is not None:
-            facts.append(f"{metric} {earlier:.0f} \u2192 {number(p.scores['after'][metric]) or 0:.0f}")
+        earlier, later = (number((p.scores.get(state) or {}).get(metric)) for state in ("before", "after"))
+        if earlier is not None and later is not None:
+            facts.append(f"{metric} {earlier:.0f} \u2192 {later:.0f}")
     view: dict[str, Any] = {"task": p.task, "facts": " \u00b7 ".join(facts), "hidden": hide}
     if hide:
         return view

@@ -23,6 +23,9 @@ TEXT_FIELDS = ("prompt", "target", "before", "before_chat", "after")
 # itune's own: 0..100, more is better. Of a foreign metric neither range nor direction is known.
 KNOWN_METRICS = frozenset(METRICS)
 
+# What itune.data.intervals says beside a value: the ends of its interval, and of how many it is.
+INTERVAL = ("/low", "/high", "/of")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleLoss:
@@ -106,9 +109,10 @@ class Evaluation:
         return found.group(group).get(task) if found else None
 
     def metric_names(self, group: str, task: str) -> list[str]:
-        """The task's metrics in the order they were first reported."""
+        """The task's metrics in the order they were first reported, without the parts of their intervals."""
         results = [r for state in STATES if (r := self.result(state, group, task))]
-        return list(dict.fromkeys(name for r in results for name in r.metrics))
+        names = dict.fromkeys(name for r in results for name in r.metrics)
+        return [n for n in names if not (n.endswith(INTERVAL) and n.rpartition("/")[0] in names)]
 
     def tasks(self, group: str) -> list[str]:
         """The group's tasks in the order they were first reported."""
