@@ -6,6 +6,7 @@ Each takes a row as its owner has it and returns fields to add to it, or None wh
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 _GSM8K_ANNOTATION = re.compile(r"<<.*?>>")
@@ -69,3 +70,24 @@ def daily_dialog(row: dict[str, Any]) -> dict[str, Any] | None:
     turns = [" ".join(turn.split()) for turn in row["dialog"]]
     turns = [_SPLIT_CONTRACTION.sub(r"\1", _SPACE_BEFORE.sub(r"\1", turn)) for turn in turns if turn]
     return {"utterances": turns} if len(turns) > 1 else None
+
+
+def squad_v2(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`replies`: the right answers, or the one word "unanswerable" where the text has none."""
+    return {"replies": [text for text in row["answers"]["text"] if text.strip()] or ["unanswerable"]}
+
+
+def drop(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`replies`: the different answers, the most frequent first.
+
+    None where no span comes before the others: they may be the parts of one answer as well as several answers.
+    """
+    spans = [span.strip() for span in row["answers_spans"]["spans"] if span.strip()]
+    count = Counter(span.lower() for span in spans)
+    ranked = sorted(dict.fromkeys(spans), key=lambda span: -count[span.lower()])
+    if not ranked:
+        return None
+    highest = [text for text, number in count.items() if number == count[ranked[0].lower()]]
+    if len(highest) > 1 and set(row["answers_spans"]["types"]) == {"span"}:
+        return None
+    return {"replies": ranked}
