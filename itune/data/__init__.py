@@ -10,8 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itune.data.collections.alpaca_kin import (
+        dolly_tasks,
+        self_instruct,
+        self_instruct_seeds,
+        stanford_alpaca,
+        unnatural_instructions,
+        user_oriented,
+    )
+    from itune.data.collections.flan import flan_collection
+    from itune.data.collections.flan_index import flan_index, split_flan
+    from itune.data.collections.medical import medical_meadow
+    from itune.data.collections.open_assistant import open_assistant
+    from itune.data.collections.pmc_llama import pmc_llama_instructions
     from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
+    from itune.data.licences import strictest, terms_of
     from itune.data.metrics import METRICS, PER_EXAMPLE
     from itune.data.niv2 import niv2_tasks
     from itune.data.niv2_prompts import Niv2Layout
@@ -32,6 +46,7 @@ if TYPE_CHECKING:
     from itune.data.sources import (
         JsonSource,
         RowSource,
+        StreamedSource,
         oasst_task,
         openai_task,
         sharegpt_task,
@@ -43,8 +58,22 @@ if TYPE_CHECKING:
     from itune.data.vocabularies import HFVocabulary
 
 _MODULES = {
+    "collections.alpaca_kin": (
+        "dolly_tasks",
+        "self_instruct",
+        "self_instruct_seeds",
+        "stanford_alpaca",
+        "unnatural_instructions",
+        "user_oriented",
+    ),
+    "collections.flan": ("flan_collection",),
+    "collections.flan_index": ("flan_index", "split_flan"),
+    "collections.medical": ("medical_meadow",),
+    "collections.open_assistant": ("open_assistant",),
+    "collections.pmc_llama": ("pmc_llama_instructions",),
     "identities": ("add_alias", "canonical"),
     "jinja_templates": ("JinjaTemplate",),
+    "licences": ("strictest", "terms_of"),
     "metrics": ("METRICS", "PER_EXAMPLE"),
     "niv2": ("niv2_tasks",),
     "niv2_prompts": ("Niv2Layout",),
@@ -65,6 +94,7 @@ _MODULES = {
     "sources": (
         "JsonSource",
         "RowSource",
+        "StreamedSource",
         "oasst_task",
         "openai_task",
         "sharegpt_task",
@@ -85,6 +115,7 @@ __all__ = [  # resolved by __getattr__
     "Niv2Layout",
     "PER_EXAMPLE",
     "RowSource",
+    "StreamedSource",
     "TASKS",
     "Table",
     "TaskInfo",
@@ -97,29 +128,43 @@ __all__ = [  # resolved by __getattr__
     "alpaca_task",
     "bind",
     "canonical",
+    "dolly_tasks",
     "field_text",
     "find_file",
     "find_files",
+    "flan_collection",
+    "flan_index",
     "hold_out",
     "is_sensitive",
     "load_promptsource",
     "load_templates",
     "mark_unavailable",
+    "medical_meadow",
     "mixture_info",
     "niv2_tasks",
     "normalise",
     "oasst_task",
+    "open_assistant",
     "openai_task",
     "passage_groups",
+    "pmc_llama_instructions",
     "prompt_completion_task",
     "promptsource_tasks",
     "rate_by_examples",
     "read_json",
     "read_records",
     "read_text",
+    "self_instruct",
+    "self_instruct_seeds",
     "sharegpt_task",
+    "split_flan",
     "split_of",
+    "stanford_alpaca",
+    "strictest",
+    "terms_of",
     "text_key",
+    "unnatural_instructions",
+    "user_oriented",
     "write_turns",
 ]
 
