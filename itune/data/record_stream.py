@@ -22,6 +22,7 @@ CHUNK = 1 << 20
 LONGEST = 1 << 26
 # A number, a literal or an escape that the end of a chunk cuts is shorter than this.
 _CUT = 16
+_SNIFFED = 4096
 _PACKED = (".gz", ".zst")
 _DECODER = json.JSONDecoder()
 
@@ -57,8 +58,7 @@ def _records(file: Path, shown: str) -> Iterator[tuple[str, Any]]:
         return
     try:
         with _open(file, shown) as stream:
-            first = stream.read(CHUNK)
-            is_list = first.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+            is_list = stream.read(_SNIFFED).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
         with _open(file, shown) as stream:
             yield from _elements(stream, shown) if is_list else _lines(stream, shown)
     except (OSError, EOFError, zlib.error) as error:
@@ -73,9 +73,9 @@ def _open(file: Path, shown: str) -> Iterator[IO[bytes]]:
         with arrow.OSFile(str(file)) as packed, arrow.CompressedInputStream(packed, "zstd") as stream:
             yield io.BufferedReader(stream)
     else:
-        stream = cast(IO[bytes], gzip.open(file) if file.suffix == ".gz" else open(file, "rb"))
-        with stream:
-            yield stream
+        opened = gzip.open if file.suffix == ".gz" else open
+        with opened(file, "rb") as stream:
+            yield cast(IO[bytes], stream)
 
 
 def _lines(stream: IO[bytes], shown: str) -> Iterator[tuple[str, Any]]:

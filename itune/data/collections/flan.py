@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from itune.data import identities
 from itune.data.collections.flan_files import (
     FIELDS,
     KINDS,
@@ -103,7 +104,7 @@ def flan_collection(
     held = [submix for submix in SUBMIXES if any(file.submix == submix for file in there)]
     _check(submixes or (), held, f"{folder}: holds no submix")
     wanted = [submix for submix in held if submixes is None or submix in submixes]
-    choice = Choice(tuple(tasks), tuple(leave_out))
+    choice = Choice(tuple(tasks), tuple(leave_out), identities.state() if tasks or leave_out else "")
     if per_task or index is not None:
         indexed = [
             t

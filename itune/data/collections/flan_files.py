@@ -10,13 +10,14 @@ cot_fs_opt_train.jsonl.gz, flan_fs_opt_train_part1.jsonl.gz    SirNeural/flan_v2
 from __future__ import annotations
 
 import collections
+import dataclasses
 import fnmatch
 import functools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from itune.data.conversations import PLACE
 from itune.data.identities import canonical
@@ -36,8 +37,9 @@ _FORMATS = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".json.gz"
 _SUBMIX = "(?P<submix>flan2021|flan|t0|niv2|cot|dialog)"
 _KIND = "(?P<shots>zs|fs)_?(?P<options>opt|noopt)"
 # Of a file or of a folder above it; the first that fits.
-_NAMES = tuple(
-    re.compile(pattern) for pattern in (rf"{_SUBMIX}_{_KIND}_(?:data|train)\b.*", rf"{_SUBMIX}_submix(?:_original)?")
+_NAMES = (
+    re.compile(rf"{_SUBMIX}_{_KIND}_(?:data|train)(?:_part_?\d+)?"),
+    re.compile(rf"{_SUBMIX}_submix_original"),
 )
 _DECORATION = re.compile(r"^stream_|_ii$")
 _PART = re.compile(r"_part_?\d+")
@@ -54,7 +56,8 @@ _KEYS = {
 FIELDS = ("inputs", "targets", "task_name", "task_source")
 
 
-class FlanFile(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class FlanFile:
     """kind: None where a column says it. where: the folder or file that named the submix."""
 
     path: Path
@@ -129,7 +132,8 @@ def _kind(record: Mapping[str, Any], where: str) -> str:
     return kind
 
 
-class Choice(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Choice:
     """Which task names are taken: those that one of `tasks` means, all where it is empty, but for `leave_out`.
 
     Each is a name, a pattern ("*winogrande*"), or a data set by any of its names ("rte" for "super_glue/rte:1.0.2").
@@ -137,6 +141,7 @@ class Choice(NamedTuple):
 
     tasks: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
+    names: str = ""  # identities.state(), by which a fingerprint sees that other names are meant
 
     def takes(self, name: str) -> bool:
         return _taken(self, name)
@@ -174,13 +179,15 @@ def flan_rows(
     task: only the rows of exactly this task name.
     """
     seen: set[int] = set()
-    blank = twice = unnamed = 0
+    blank = twice = 0
+    chosen = bool(choice.tasks or choice.leave_out)
     for file in files:
         for where, kind_of_row, row in flan_records(file):
             if kind_of_row != kind or (task is not None and row["task_name"] != task):
                 continue
+            if chosen and not row["task_name"]:
+                raise UserError(f"{where}: has no task name to choose by; take another copy of the collection")
             if not choice.takes(row["task_name"]):
-                unnamed += not row["task_name"]
                 continue
             if not row["inputs"].strip() or not row["targets"].strip():
                 blank += 1
@@ -193,9 +200,5 @@ def flan_rows(
             key = normalise(row["inputs"]) or row["inputs"]
             if split_of(key, identity=identity, validation_fraction=validation_fraction) == split:
                 yield {"id": row_id, **row, PLACE: where}
-    if unnamed:
-        raise UserError(
-            f"{files[0].path}: its rows have no task names to choose by; take another copy of the collection"
-        )
     if blank or twice:
         log.warning("%s: %d rows left out as blank, %d as duplicates", files[0].where, blank, twice)

@@ -42,8 +42,8 @@ def pmc_llama_instructions(
 
     One task `<name>`, whose identity is the collection and whose examples have their "source" as a field; or, with
     per_source=True, a task `<name>/<source>` each, with the cluster, metrics and identity of `PMC_SOURCES`, and a
-    mixture `<name>`. Questions of one text, which come with several wordings of the instruction, are on one side. Returns the
-    tasks' names.
+    mixture `<name>`. Questions of one text, which come with several wordings of the instruction, are on one side.
+    Returns the tasks' names.
 
     Args:
       sources: those that are taken. options: templates, metrics, validation_fraction and what `add_task` takes.
