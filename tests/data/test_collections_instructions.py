@@ -70,6 +70,7 @@ def test_dolly_by_category_or_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     info = registry.info("dolly/closed_qa")
     assert (info.cluster, info.licence, info.identity) == ("closed_questions", "CC-BY-SA-3.0", "dolly")
     assert registry.info("whole").cluster == "instructions" and registry.info("whole").identity == "dolly"
+    assert {r["category"] for r in rows_of("dolly/closed_qa")} == {"closed_qa"}
     assert {r["input"] for r in rows_of("dolly/closed_qa")} == {"", "Berlin is [a] city."}
     assert [r["request"] for r in rows_of("dolly/closed_qa") if r["input"]] == ["Do 100.\n\nBerlin is [a] city."]
     whole = rows_of("whole")

@@ -65,7 +65,7 @@ def test_a_broken_list_is_not_read_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr(record_stream, "CHUNK", 64)
     monkeypatch.setattr(record_stream, "LONGEST", 256)
     path = tmp_path / "x.json"
-    path.write_text('[{"a": "never ends ' + "x" * 100_000)
+    path.write_bytes(b'[{"a": "never ends ' + b"x" * 100_000 + b"\xff")  # a byte that would be another error
     with pytest.raises(UserError, match=r"x.json\[0\]: not JSON: Unterminated string"):
         list(stream_records(path))
 
