@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from itune.data import flan_collection, flan_index, identities, registry, split_flan
+from itune.data import contamination, flan_collection, flan_index, identities, registry, split_flan
 from itune.data.collections import flan_files
 from itune.data.sources import StreamedSource
 from itune.errors import UserError
@@ -273,3 +273,14 @@ def test_a_new_alias_makes_other_shards_where_rows_are_chosen_by_name(toy: Toy, 
             prints.append(toy.fingerprint("flan2022/cot/zs_opt"))
     identities._table.cache_clear()
     assert prints[0] != prints[1] and prints[2] == prints[3]
+
+
+def test_the_name_of_a_task_is_no_evaluation_text(toy: Toy, folder: Path) -> None:
+    toy.write(f"from itune.data import flan_collection\nflan_collection({str(folder)!r}, validation_fraction=0.3)")
+    lengths = {"inputs": 200, "targets": 20}
+    manifest = toy.prepare(mixture="flan2022/flan2021/zs_opt", feature_lengths=lengths, row_length=256)
+    sides = {side: records_of(split_of(manifest, manifest.mixture, side)) for side in ("train", "validation")}
+    assert sides["validation"][0].extras["task_name"] == RTE
+    report = contamination.Index(sides["validation"]).check(sides["train"])
+    assert all(hit.train_field == "inputs" for hit in report.hits)
+    assert set(contamination.source_fields(sides["train"][0])) == {"inputs", "targets"}
