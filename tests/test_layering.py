@@ -64,6 +64,8 @@ MAY_IMPORT_SEQIO = {
     *(f"itune.data.{name}" for name in ("vocabularies", "metrics", "niv2", "promptsource", "ready_tasks")),
     "itune.data.prepare_rows",
     "itune.data.library.tasks",
+    *(f"itune.data.collections.{name}" for name in ("alpaca_kin", "flan", "instructions", "medical")),
+    *(f"itune.data.collections.{name}" for name in ("open_assistant", "pmc_llama")),
     "itune.evaluation.metric_worker",
 }
 TASKS_MAY_IMPORT = {"itune", "tasks", "numpy", "yaml"} | set(sys.stdlib_module_names)

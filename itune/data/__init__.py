@@ -12,12 +12,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from itune.data.clinical_metrics import CLINICAL_METRICS
     from itune.data.clinical_reference import source_reference
+    from itune.data.collections.alpaca_kin import (
+        dolly_tasks,
+        self_instruct,
+        self_instruct_seeds,
+        stanford_alpaca,
+        unnatural_instructions,
+        user_oriented,
+    )
+    from itune.data.collections.flan import flan_collection
+    from itune.data.collections.flan_index import flan_index, split_flan
+    from itune.data.collections.medical import medical_meadow
+    from itune.data.collections.open_assistant import open_assistant
+    from itune.data.collections.pmc_llama import pmc_llama_instructions
     from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
     from itune.data.lazy import load_all, provide, provide_catalogue, provide_module
     from itune.data.library.declaration import load_declaration
     from itune.data.library.provider import provide_library
     from itune.data.library.tasks import declare
+    from itune.data.licences import strictest, terms_of
     from itune.data.metrics import METRICS, PER_EXAMPLE
     from itune.data.niv2 import niv2_tasks
     from itune.data.niv2_prompts import Niv2Layout
@@ -38,6 +52,7 @@ if TYPE_CHECKING:
     from itune.data.sources import (
         JsonSource,
         RowSource,
+        StreamedSource,
         oasst_task,
         openai_task,
         sharegpt_task,
@@ -57,6 +72,20 @@ _MODULES = {
     "library.declaration": ("load_declaration",),
     "library.provider": ("provide_library",),
     "library.tasks": ("declare",),
+    "collections.alpaca_kin": (
+        "dolly_tasks",
+        "self_instruct",
+        "self_instruct_seeds",
+        "stanford_alpaca",
+        "unnatural_instructions",
+        "user_oriented",
+    ),
+    "collections.flan": ("flan_collection",),
+    "collections.flan_index": ("flan_index", "split_flan"),
+    "collections.medical": ("medical_meadow",),
+    "collections.open_assistant": ("open_assistant",),
+    "collections.pmc_llama": ("pmc_llama_instructions",),
+    "licences": ("strictest", "terms_of"),
     "metrics": ("METRICS", "PER_EXAMPLE"),
     "niv2": ("niv2_tasks",),
     "niv2_prompts": ("Niv2Layout",),
@@ -77,6 +106,7 @@ _MODULES = {
     "sources": (
         "JsonSource",
         "RowSource",
+        "StreamedSource",
         "oasst_task",
         "openai_task",
         "sharegpt_task",
@@ -98,6 +128,7 @@ __all__ = [  # resolved by __getattr__
     "Niv2Layout",
     "PER_EXAMPLE",
     "RowSource",
+    "StreamedSource",
     "TASKS",
     "Table",
     "TaskInfo",
@@ -111,9 +142,12 @@ __all__ = [  # resolved by __getattr__
     "bind",
     "canonical",
     "declare",
+    "dolly_tasks",
     "field_text",
     "find_file",
     "find_files",
+    "flan_collection",
+    "flan_index",
     "hold_out",
     "is_sensitive",
     "load_all",
@@ -121,12 +155,15 @@ __all__ = [  # resolved by __getattr__
     "load_promptsource",
     "load_templates",
     "mark_unavailable",
+    "medical_meadow",
     "mixture_info",
     "niv2_tasks",
     "normalise",
     "oasst_task",
+    "open_assistant",
     "openai_task",
     "passage_groups",
+    "pmc_llama_instructions",
     "prompt_completion_task",
     "promptsource_tasks",
     "provide",
@@ -137,10 +174,18 @@ __all__ = [  # resolved by __getattr__
     "read_json",
     "read_records",
     "read_text",
+    "self_instruct",
+    "self_instruct_seeds",
     "sharegpt_task",
     "source_reference",
+    "split_flan",
     "split_of",
+    "stanford_alpaca",
+    "strictest",
+    "terms_of",
     "text_key",
+    "unnatural_instructions",
+    "user_oriented",
     "write_turns",
 ]
 

@@ -41,6 +41,8 @@ class DataConfig:
       max_epochs: stop drawing from a task after this many epochs; 0 means no limit.
       task_epochs: other limits for some tasks, by name or pattern: {"sums": 2}.
       contamination: what to do about evaluation text in training examples: "off", "report", "drop" or "stop".
+      allowed_licences: what the tasks that are trained on may be under: terms ("commercial", "share-alike", "unknown",
+        "non-commercial"), licences or patterns ("CC-BY-*"); a mixture with any other is not prepared. () allows all.
       max_bad_records: examples a split that may fail, be left out and counted before it is an error.
       on_failed_source: tasks that can't be prepared, once all others are: "stop", with a list of them, or "skip" them
         and train on the rest.
@@ -65,6 +67,7 @@ class DataConfig:
     max_epochs: int = 0
     task_epochs: dict[str, int] = dataclasses.field(default_factory=dict)
     contamination: str = "report"
+    allowed_licences: tuple[str, ...] = ()
     max_bad_records: int = 0
     on_failed_source: str = "stop"
 

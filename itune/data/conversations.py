@@ -52,6 +52,8 @@ Counts = collections.Counter[str]
 Placed = tuple[str, list[Turn]]
 # Reads records into conversations, and counts what it leaves out.
 Reader = Callable[[Records, Counts], Iterator[Placed]]
+# (where, an Open Assistant message) -> why it is left out, with all replies below it; "" for one that is kept.
+Drop = Callable[[str, Mapping[str, Any]], str]
 
 
 class _LeftOut(Exception):
@@ -214,25 +216,29 @@ def _trim(text: str) -> str:
 class _Message:
     turn: Turn
     rank: float
-    deleted: bool
+    dropped: str  # why, or ""
     replies: list[_Message]
 
 
-def oasst_conversations(records: Records, left_out: Counts, paths: str = "best") -> Iterator[Placed]:
+def oasst_conversations(
+    records: Records, left_out: Counts, paths: str = "best", drop: Drop | None = None
+) -> Iterator[Placed]:
     """Paths from each tree's prompt to a message without replies: the "best" one, or "all".
 
     Records are trees, {"prompt": {"message_id", "text", "role": "prompter", "replies": [...]}}, or single messages,
     {"message_id", "parent_id", "text", "role"}, in any order. "best" takes the reply of the lowest `rank`; replies
-    without one come last, in the order of the file. Left out: what is deleted or hangs from no prompt.
+    without one come last, in the order of the file. Left out: what is deleted, what `drop` says, and all below
+    these; what hangs from no prompt.
     """
     flat: dict[str, tuple[_Message, str]] = {}
     places: dict[str, str] = {}
     for where, record in records:
         if isinstance(record.get("prompt"), dict):
-            for turns in _paths(_tree(where, record["prompt"]), paths, left_out):
+            prompt = {"tree_state": record.get("tree_state")} | record["prompt"]
+            for turns in _paths(_tree(where, prompt, drop), paths, left_out):
                 yield where, turns
         elif "message_id" in record:
-            message = _message(where, record)
+            message = _message(where, record, drop)
             if message.turn.id in flat:
                 raise UserError(f"{where}: message_id {message.turn.id!r} comes twice")
             places[message.turn.id] = where
@@ -254,26 +260,28 @@ def oasst_conversations(records: Records, left_out: Counts, paths: str = "best")
             yield places[turns[-1].id], turns
 
 
-def _tree(where: str, prompt: dict[str, Any]) -> _Message:
-    root = _message(f"{where}: prompt", prompt)
+def _tree(where: str, prompt: dict[str, Any], drop: Drop | None) -> _Message:
+    root = _message(f"{where}: prompt", prompt, drop)
     waiting = [(root, prompt)]
     while waiting:
         message, record = waiting.pop()
         if record.get("replies"):
             for at, reply in _messages(record, "replies", f"{where}: message {message.turn.id!r}"):
-                message.replies.append(_message(at, reply))
+                message.replies.append(_message(at, reply, drop))
                 waiting.append((message.replies[-1], reply))
     return root
 
 
-def _message(at: str, record: Mapping[str, Any]) -> _Message:
+def _message(at: str, record: Mapping[str, Any], drop: Drop | None) -> _Message:
     row_id = field_text(record, "message_id", at)
     if not row_id:
         raise UserError(f"{at}: 'message_id' is blank")
     role, deleted = _role(record, "role", _OASST_ROLES, at), bool(record.get("deleted"))
     text = _trim(field_text(record, "text", at, optional=deleted))
     turn = Turn(role=role, text=text, id=row_id)
-    return _Message(turn=turn, rank=_rank(record, at), deleted=deleted, replies=[])
+    rank = _rank(record, at)
+    dropped = _DELETED if deleted else drop(at, record) if drop else ""
+    return _Message(turn=turn, rank=rank, dropped=dropped, replies=[])
 
 
 def _rank(record: Mapping[str, Any], at: str) -> float:
@@ -288,8 +296,8 @@ def _rank(record: Mapping[str, Any], at: str) -> float:
 
 def _paths(root: _Message, paths: str, left_out: Counts) -> Iterator[list[Turn]]:
     waiting: list[tuple[_Message, list[Turn]]] = [(root, [])]
-    if root.deleted:
-        left_out[_DELETED] += _size(root)
+    if root.dropped:
+        left_out[root.dropped] += _size(root)
         return
     _prune(root, left_out)
     while waiting:
@@ -304,12 +312,12 @@ def _paths(root: _Message, paths: str, left_out: Counts) -> Iterator[list[Turn]]
 
 
 def _prune(root: _Message, left_out: Counts) -> None:
-    """Takes deleted messages out of the tree, and all below them."""
+    """Takes dropped messages out of the tree, and all below them."""
     for message in _below(root):
         for reply in message.replies:
-            if reply.deleted:
-                left_out[_DELETED] += _size(reply)
-        message.replies = [reply for reply in message.replies if not reply.deleted]
+            if reply.dropped:
+                left_out[reply.dropped] += _size(reply)
+        message.replies = [reply for reply in message.replies if not reply.dropped]
 
 
 def _size(root: _Message) -> int:

@@ -7,11 +7,12 @@ task states it, so that the table can grow without a run's order changing.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import re
 import unicodedata
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
@@ -25,7 +26,8 @@ _FLAN_TEMPLATES = re.compile(r"_(\d+templates?|template_\d).*$")
 _NIV2_TASK = re.compile(r"task\d{3,4}")
 
 
-class _Table(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Table:  # no NamedTuple: fingerprints of sources that ask for `canonical` could not read its code
     names: dict[str, str]  # normalised name -> canonical name
     spelt: dict[str, str]  # normalised name -> as the table writes it, for hints
     namespaces: frozenset[str]
@@ -76,6 +78,11 @@ def add_alias(name: str, *aliases: str) -> None:
     for key, alias in spelt.items():
         table.names[key] = target
         table.spelt.setdefault(key, alias)
+
+
+def state() -> str:
+    """Changes with the table and with `add_alias`: for what rows are chosen by the names of their data sets."""
+    return hashlib.sha256(repr(sorted(_table().names.items())).encode()).hexdigest()[:16]
 
 
 def unknown_hint(name: str, others: list[str]) -> str:

@@ -113,6 +113,7 @@ class Request:
     on_failed_source: str = "stop"
     held_out_clusters: list[str] = dataclasses.field(default_factory=list)
     held_out_sources: list[str] = dataclasses.field(default_factory=list)
+    allowed_licences: list[str] = dataclasses.field(default_factory=list)
     workers: int = 2
     runner: str = ""
     beam_options: list[str] = dataclasses.field(default_factory=list)
@@ -137,6 +138,7 @@ class Request:
             on_failed_source=data.on_failed_source,
             held_out_clusters=list(evaluation.held_out_clusters),
             held_out_sources=list(evaluation.held_out_sources),
+            allowed_licences=list(data.allowed_licences),
         )
 
     def manifest_path(self) -> Path:

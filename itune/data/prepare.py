@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from itune.data import prepare_pool
 from itune.data.held_out import check_held_out
+from itune.data.licences import check_licences
 from itune.data.manifest import DigestCache, Manifest, PreparedSplit, PreparedTask, Request, installed_version
 from itune.data.prepare_failures import Failure, Failures, attempt, tell
 from itune.data.prepare_inputs import import_modules, manifest_inputs
@@ -36,7 +37,8 @@ def run(request: Request, stream: TextIO) -> Manifest:
 
     All tasks are tried before those that fail are told, and what was prepared stays.
 
-    Raises UserError for a module, task, split or record that can't be used, and for a held-out task that is trained on.
+    Raises UserError for a module, task, split or record that can't be used, for a held-out task that is trained on, and
+    for a licence that is not allowed.
     """
     opened = import_modules(request)
     from itune.data.prepare_task import PreparableTask, remove_all_leftovers
@@ -49,6 +51,7 @@ def run(request: Request, stream: TextIO) -> Manifest:
     failures = Failures(request)
     groups = resolve_groups(request, failures)
     check_held_out(request, groups)
+    check_licences(request)
     digests = DigestCache(prepared / "digests.json")
     infos = {info.name: info for members in groups.values() for info, _ in members}
     tasks: dict[str, PreparableTask] = {}

@@ -11,14 +11,14 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
 from itune.data import registry
-from itune.data.sources import RowSource
+from itune.data.sources import RowSource, StreamedSource
 from itune.data.tokenizer import Tokenizer
 from itune.data.turns import BadRecord
 from itune.data.vocabularies import HFVocabulary
@@ -90,7 +90,7 @@ class TaskRows:
     def _texts(self, split: str, variant: int) -> tuple[Iterator[Row | PipelineError], _Tail | None]:
         task = self._bound(variant)
         if (rendering := _rendering(task)) is not None:
-            return self._rendered(task.source.checked_rows(split), rendering), _Tail.of(task, ("inputs", "targets"))
+            return self._rendered(task.source.each_row(split), rendering), _Tail.of(task, ("inputs", "targets"))
         if (split, variant) not in self._datasets:
             self._datasets[split, variant] = self._dataset(task, split, self._seed(variant))
         dataset, tail = self._datasets[split, variant]
@@ -106,7 +106,7 @@ class TaskRows:
             except Exception as error:  # tf.errors.OpError of any kind, holding what the user's code raised
                 yield self._error(error, str(error))
 
-    def _rendered(self, rows: Sequence[Row], rendering: Mapping[str, Any]) -> Iterator[Row | PipelineError]:
+    def _rendered(self, rows: Iterable[Row], rendering: Mapping[str, Any]) -> Iterator[Row | PipelineError]:
         """What `registry.render` gives in TensorFlow, for rows in Python."""
         kept = {name: rendering[name] for name in ("templates", "identity", "context")}
         for row in rows:
@@ -150,7 +150,8 @@ class TaskRows:
 def _rendering(task: seqio.Task) -> Mapping[str, Any] | None:
     """The arguments of `registry.render` if that and tokenisation are all that happens to rows held in Python."""
     steps = list(task.preprocessors)
-    if getattr(type(task.source), "get_dataset", None) is not RowSource.get_dataset or len(steps) != 3:
+    ours = (RowSource.get_dataset, StreamedSource.get_dataset)
+    if getattr(type(task.source), "get_dataset", None) not in ours or len(steps) != 3:
         return None
     if steps[1:] != [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]:
         return None

@@ -38,6 +38,10 @@ def _input_first(row: Row) -> str:
     return f"{row['input']}\n\n" if row["input"].strip() else ""
 
 
+# Fields that templates over Alpaca's rows may use beside their own.
+ALPACA_FORMS = {"request": _request, "labelled_input": _labelled_input, "input_first": _input_first}
+
+
 def alpaca_task(
     name: str,
     path: Paths,
@@ -66,7 +70,7 @@ def alpaca_task(
         required=("instruction", "output"),
         split_by=("instruction", "input"),
         identity=identity or name,
-        derive={"request": _request, "labelled_input": _labelled_input, "input_first": _input_first},
+        derive=ALPACA_FORMS,
         validation_fraction=validation_fraction,
         encoding=encoding,
         table=table,

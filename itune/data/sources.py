@@ -19,6 +19,7 @@ from itune.data.conversations import (
     PATHS,
     PLACE,
     TURNS,
+    Drop,
     Reader,
     conversation_rows,
     oasst_conversations,
@@ -94,14 +95,21 @@ class RowSource(seqio.DataSource):
 
     def checked_rows(self, split: str) -> list[dict[str, str]]:
         """All rows of `split`. UserError naming the row for a missing or non-text field, or an id that comes twice."""
+        self._check_split(split)
+        return _remembered(self, split)
+
+    def each_row(self, split: str) -> Iterable[dict[str, str]]:
+        """The same, one after the other; all that prepare asks for."""
+        return self.checked_rows(split)
+
+    def num_input_examples(self, split: str) -> int | None:
+        return _count(self, split)
+
+    def _check_split(self, split: str) -> None:
         if split not in self.splits:
             raise UserError(
                 f"no split {split!r} here.{nearest(split, self.splits)} There are {', '.join(self.splits)}."
             )
-        return _remembered(self, split)
-
-    def num_input_examples(self, split: str) -> int:
-        return _count(self, split)
 
     def place(self, split: str, row_id: str) -> str | None:
         """ "file:line" of a row, if `rows` tells it under the name `PLACE`. Reads the rows again: for errors."""
@@ -128,7 +136,7 @@ class RowSource(seqio.DataSource):
 # Caches are functions, not attributes: a source's attributes enter its fingerprint.
 @functools.lru_cache(maxsize=_RECENT_SOURCES)
 def _remembered(source: RowSource, split: str) -> list[dict[str, str]]:
-    return _check_rows(source, split)
+    return list(_check_rows(source, split))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -136,8 +144,7 @@ def _count(source: RowSource, split: str) -> int:
     return len(source.checked_rows(split))
 
 
-def _check_rows(source: RowSource, split: str) -> list[dict[str, str]]:
-    checked: list[dict[str, str]] = []
+def _check_rows(source: RowSource, split: str) -> Iterator[dict[str, str]]:
     seen: set[str] = set()
     names = ("id", *source.fields)
     for number, row in enumerate(source.rows(split), 1):
@@ -151,8 +158,34 @@ def _check_rows(source: RowSource, split: str) -> list[dict[str, str]]:
         if row["id"] in seen:
             raise UserError(f"row {number} of {split!r}: id {row['id']!r} comes twice; ids key the order of the data")
         seen.add(row["id"])
-        checked.append({name: row[name] for name in names})
-    return checked
+        yield {name: row[name] for name in names}
+
+
+class StreamedSource(RowSource):
+    """A `RowSource` whose rows are read anew each time and never held: for files of many gigabytes.
+
+    Held are the ids, which must be unique; `rows` has to leave out duplicates by itself. How many rows there are is not
+    known before they are read. Plain SeqIO pipelines stream them, too.
+    """
+
+    def each_row(self, split: str) -> Iterable[dict[str, str]]:
+        self._check_split(split)
+        return _check_rows(self, split)
+
+    def num_input_examples(self, split: str) -> int | None:
+        return None
+
+    def get_dataset(  # type: ignore[override]
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        signature = {name: tf.TensorSpec([], tf.string) for name in ("id", *self.fields)}
+        dataset = tf.data.Dataset.from_generator(lambda: self.each_row(split), output_signature=signature)
+        return dataset.shard(shard_info.num_shards, shard_info.index) if shard_info else dataset
 
 
 class JsonSource(RowSource):
@@ -313,7 +346,14 @@ def sharegpt_task(
 
 
 def oasst_task(
-    name: str, path: Paths, *, licence: str, paths: str = "best", turns: str = "all", **options: Any
+    name: str,
+    path: Paths,
+    *,
+    licence: str,
+    paths: str = "best",
+    turns: str = "all",
+    drop: Drop | None = None,
+    **options: Any,
 ) -> seqio.Task:
     """Registers Open Assistant trees (`..._trees`, nested replies) or messages (one a line, parent_id) as a task.
 
@@ -321,13 +361,13 @@ def oasst_task(
     paths="all" follows every reply. Deleted messages, and those of which no parent is in the file, are left out with
     all their replies and counted in a log line. An example's id is that of its last learnt message. All else is as in
     `openai_task`: of the paths that share a reply, the first learns it and the others read it only; turns="last" takes
-    the last assistant turn of each path.
+    the last assistant turn of each path. `drop(where, message)` says why a message is left out with all below it, or
+    ""; `open_assistant` has filters ready.
     """
     if paths not in PATHS:
         raise UserError(f"task {name!r}: paths={paths!r} must be one of {PATHS}.{nearest(paths, PATHS)}")
-    return _conversation_task(
-        name, path, functools.partial(oasst_conversations, paths=paths), turns, licence, **options
-    )
+    reader = functools.partial(oasst_conversations, paths=paths, drop=drop)
+    return _conversation_task(name, path, reader, turns, licence, **options)
 
 
 def _conversation_task(

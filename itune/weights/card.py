@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from itune.data.licences import NON_COMMERCIAL, terms_of
+from itune.data.licences import UNKNOWN as UNKNOWN_TERMS
+from itune.data.licences import strictest as data_strictest
+
 MARK = "written by itune."
-NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research")
 UNKNOWN = ("", "unknown", "none", "other")
 TASKS_SHOWN = 60
 
@@ -81,7 +84,7 @@ def strictest(base: str, manifest: Mapping[str, Any]) -> str:
     """Of the base's licence and the trained tasks': those that forbid commercial use stand before others."""
     found = sorted({base, *(str(task.get("licence") or "") for task in manifest.get("train", []))})
     named = [licence for licence in found if licence.lower() not in UNKNOWN]
-    strict = [licence for licence in named if NON_COMMERCIAL.search(licence.lower())]
+    strict = [licence for licence in named if terms_of(licence) == NON_COMMERCIAL]
     parts = ["; ".join(strict or named)] if named else []
     if len(named) < len(found):
         parts.append("unknown for a part of it")
@@ -153,12 +156,28 @@ def _licences(source: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[st
     for licence, names in sorted(by_licence.items()):
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         lines.append(f"- {licence}: {len(names)} tasks ({shown})")
+    if by_licence:
+        lines += ["", _terms(sorted(by_licence))]
     if manifest.get("sensitive") or any(task.get("sensitive") for task in manifest.get("train", [])):
         lines += [
             "",
             "Tuned on sensitive text: weights can hold what they were trained on. Share them as you would the data.",
         ]
     return lines
+
+
+def _terms(licences: Sequence[str]) -> str:
+    """ "The strictest terms of what it was tuned on: non-commercial (CC-BY-NC-4.0)." """
+    terms = data_strictest(licences)
+    under = [licence for licence in licences if terms_of(licence) == terms]
+    some = (
+        " Of a part of it they are unknown."
+        if terms != UNKNOWN_TERMS and UNKNOWN_TERMS in map(terms_of, licences)
+        else ""
+    )
+    return (
+        f"The strictest terms of what it was tuned on, as its licences are called: {terms} ({'; '.join(under)}).{some}"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

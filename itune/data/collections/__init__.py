@@ -1,0 +1,1 @@
+"""Collections of instructions taken whole, from their owners' files. docs/datasets.md says where each is to be had."""
