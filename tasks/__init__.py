@@ -4,6 +4,7 @@ Each is registered when it is asked for, by its name or by a mixture that holds 
 registers what; tests/tasks/make_catalogue.py writes it.
 """
 
+import importlib
 from pathlib import Path
 
 from itune.data import provide_catalogue, provide_library
@@ -12,3 +13,5 @@ _HERE = Path(__file__).parent
 
 provide_catalogue(_HERE / "catalogue.json")
 LIBRARY = provide_library(_HERE / "library", derived="tasks.library.derived")
+
+importlib.import_module("tasks.collections").provide_collections()

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from itune.data.collections.pmc_llama import pmc_llama_instructions
     from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
-    from itune.data.lazy import load_all, provide, provide_catalogue, provide_module
+    from itune.data.lazy import Summary, load_all, provide, provide_catalogue, provide_module
     from itune.data.library.declaration import load_declaration
     from itune.data.library.provider import provide_library
+    from itune.data.library.rows import locate
     from itune.data.library.tasks import declare
     from itune.data.licences import strictest, terms_of
     from itune.data.metrics import METRICS, PER_EXAMPLE
     from itune.data.niv2 import niv2_tasks
     from itune.data.niv2_prompts import Niv2Layout
+    from itune.data.niv2_provider import provide_niv2
     from itune.data.promptsource import load_promptsource, promptsource_tasks
     from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
     from itune.data.ready_tasks import alpaca_task, prompt_completion_task
@@ -66,12 +68,6 @@ if TYPE_CHECKING:
 _MODULES = {
     "clinical_metrics": ("CLINICAL_METRICS",),
     "clinical_reference": ("source_reference",),
-    "identities": ("add_alias", "canonical"),
-    "jinja_templates": ("JinjaTemplate",),
-    "lazy": ("load_all", "provide", "provide_catalogue", "provide_module"),
-    "library.declaration": ("load_declaration",),
-    "library.provider": ("provide_library",),
-    "library.tasks": ("declare",),
     "collections.alpaca_kin": (
         "dolly_tasks",
         "self_instruct",
@@ -85,10 +81,18 @@ _MODULES = {
     "collections.medical": ("medical_meadow",),
     "collections.open_assistant": ("open_assistant",),
     "collections.pmc_llama": ("pmc_llama_instructions",),
+    "identities": ("add_alias", "canonical"),
+    "jinja_templates": ("JinjaTemplate",),
+    "lazy": ("Summary", "load_all", "provide", "provide_catalogue", "provide_module"),
+    "library.declaration": ("load_declaration",),
+    "library.provider": ("provide_library",),
+    "library.rows": ("locate",),
+    "library.tasks": ("declare",),
     "licences": ("strictest", "terms_of"),
     "metrics": ("METRICS", "PER_EXAMPLE"),
     "niv2": ("niv2_tasks",),
     "niv2_prompts": ("Niv2Layout",),
+    "niv2_provider": ("provide_niv2",),
     "promptsource": ("load_promptsource", "promptsource_tasks"),
     "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
     "ready_tasks": ("alpaca_task", "prompt_completion_task"),
@@ -129,6 +133,7 @@ __all__ = [  # resolved by __getattr__
     "PER_EXAMPLE",
     "RowSource",
     "StreamedSource",
+    "Summary",
     "TASKS",
     "Table",
     "TaskInfo",
@@ -152,6 +157,7 @@ __all__ = [  # resolved by __getattr__
     "is_sensitive",
     "load_all",
     "load_declaration",
+    "locate",
     "load_promptsource",
     "load_templates",
     "mark_unavailable",
@@ -170,6 +176,7 @@ __all__ = [  # resolved by __getattr__
     "provide_catalogue",
     "provide_library",
     "provide_module",
+    "provide_niv2",
     "rate_by_examples",
     "read_json",
     "read_records",

@@ -20,11 +20,7 @@ OTHER = "registered"  # the collection of what a module registers itself
 
 def summaries(modules: Sequence[str]) -> list[Summary]:
     """Every task and mixture that the modules make known, sorted by name. Raises: UserError for a module."""
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(f"--module_import={name}: no module named {error.name!r}") from None
+    import_modules(modules)
     found = {summary.name: summary for summary in lazy.summaries()}
     if "itune.data.registry" in sys.modules:
         from itune.data import registry
@@ -34,6 +30,15 @@ def summaries(modules: Sequence[str]) -> list[Summary]:
         for name in registry.mixture_names():
             found.setdefault(name, Summary(name=name, collection=OTHER, mixture=True))
     return [found[name] for name in sorted(found)]
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Imports what registers tasks, "tasks" where none is named. Raises: UserError for a module that is not there."""
+    for name in modules or ("tasks",):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"--module_import={name}: no module named {error.name!r}") from None
 
 
 def _summary(info: registry.TaskInfo) -> Summary:

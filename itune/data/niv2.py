@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from itune.data.niv2_files import niv2_rows, read_head, read_splits, task_files
+from itune.data.niv2_files import (
+    EXCLUDED,
+    TEST,
+    TRAIN,
+    clusters_of,
+    identity_of,
+    licence_of,
+    listing,
+    niv2_rows,
+    task_name,
+)
 from itune.data.niv2_prompts import LAYOUTS, OFFICIAL, Niv2Layout, Niv2Template
 from itune.data.registry import Rate, add_mixture, add_task, mark_unavailable
 from itune.data.sources import RowSource
-from itune.errors import UserError, nearest
+from itune.errors import UserError
 
-# Sources that are no data set: tasks that name them share no rows.
-_NO_SOURCE = {"synthetic": ""}
-TRAIN, TEST, EXCLUDED = "train", "test", "excluded"
 FIELDS = ("input", "references")
 
 
@@ -34,6 +40,7 @@ def niv2_tasks(
     prefix: str = "niv2",
     layouts: Sequence[Niv2Layout] = LAYOUTS,
     test_layouts: Sequence[Niv2Layout] = (OFFICIAL,),
+    leave_out: Sequence[str] = ("mmlu",),
     max_train_instances: int | None = None,
     max_test_instances: int | None = 100,
     validation_fraction: float = 0.0,
@@ -59,6 +66,8 @@ def niv2_tasks(
       folder: holds tasks/ and splits/.
       splits: a folder in splits/: "default" (English) or "xlingual"; None for no split files: all tasks are trained on.
       layouts, test_layouts: wordings for training and for testing; see `Niv2Layout`. Testing's default is the paper's.
+      leave_out: data sets, by any of their names, whose tasks are not trained on. MMLU, as in FLAN 2022: it is what
+        models are tested with. Told by a task's Source, or by a word of its name ("mmmlu").
       max_train_instances: of each task, chosen by keyed hash; the paper took 100, None takes all.
       max_test_instances: the first of each task's, as the owners have ordered them for this.
       validation_fraction: share of a training task's instances, by the hash of the input, that are its split
@@ -77,17 +86,16 @@ def niv2_tasks(
     folder = Path(folder).expanduser()
     if not 0.0 <= validation_fraction < 1.0:
         raise UserError(f"{folder}: validation_fraction={validation_fraction} must be in [0, 1)")
-    files = task_files(folder)
-    listed = {TRAIN: list(files), TEST: []} if splits is None else read_splits(folder, splits, files)
-    heads = _heads([files[name] for name in (*listed[TRAIN], *listed[TEST])])
-    named = _clusters(heads, clusters or {}, folder)
-    names = {name: f"{prefix}/{name.replace('-', '_')}" for name in files}
+    there = listing(folder, splits, leave_out)
+    files, listed, heads = there.files, there.listed, there.heads
+    named = clusters_of(heads, clusters or {}, folder)
+    names = {name: task_name(prefix, name) for name in files}
     train_splits = ("train", "validation") if validation_fraction else ("train",)
     for use, wordings in ((TRAIN, layouts), (TEST, test_layouts)):
         for name in listed[use]:
             path = files[name]
             head = heads[path]
-            identity = _identity(head["Source"], _NO_SOURCE | dict(identities or {})) or names[name]
+            identity = identity_of(head["Source"], identities) or names[name]
             rows = functools.partial(
                 niv2_rows,
                 path=str(path),
@@ -101,7 +109,7 @@ def niv2_tasks(
                 source=RowSource(rows, (test_split,) if use == TEST else train_splits, FIELDS, "1", files=(path,)),
                 templates=tuple(Niv2Template(layout=layout, path=str(path)) for layout in wordings),
                 cluster=named[path],
-                licence=", ".join(head["Instance License"]) or "unknown",
+                licence=licence_of(head),
                 identity=identity,
                 metrics=metrics,
                 postprocess_fn=references,
@@ -110,12 +118,9 @@ def niv2_tasks(
     for use in (TRAIN, TEST):
         if listed[use]:
             add_mixture(f"{prefix}_{use}", [names[name] for name in listed[use]], rate if use == TRAIN else 1.0)
-    used = {*listed[TRAIN], *listed[TEST]}
-    excluded = [name for name in files if name not in used]
-    for name in excluded:
-        how = "excluded from training and testing" if name in listed[EXCLUDED] else "in none of the lists"
-        mark_unavailable(names[name], f"it is {how} of {folder / 'splits' / str(splits)}")
-    groups = {TRAIN: listed[TRAIN], TEST: listed[TEST], EXCLUDED: excluded}
+    for name, why in there.excluded.items():
+        mark_unavailable(names[name], why)
+    groups = {TRAIN: listed[TRAIN], TEST: listed[TEST], EXCLUDED: there.excluded}
     return {use: [names[name] for name in group] for use, group in groups.items()}
 
 
@@ -124,38 +129,3 @@ def references(text: str, *, example: Mapping[str, Any] | None = None, is_target
     example = example or {}
     coded = example.get("references", example.get("field/references"))
     return json.loads(coded) if is_target and coded is not None else text
-
-
-def _heads(paths: Sequence[Path]) -> dict[Path, dict[str, list[str]]]:
-    heads: dict[Path, dict[str, list[str]]] = {}
-    errors: list[str] = []
-    for path in paths:
-        try:
-            heads[path] = read_head(path)
-        except UserError as error:
-            errors.append(str(error))
-    if errors:
-        raise UserError("; ".join(errors[:5]) + (f"; and {len(errors) - 5} more files" if len(errors) > 5 else ""))
-    return heads
-
-
-def _clusters(
-    heads: Mapping[Path, Mapping[str, list[str]]], clusters: Mapping[str, str], folder: Path
-) -> dict[Path, str]:
-    categories = {path: head["Categories"][0] for path, head in heads.items()}
-    for category in clusters:
-        if category not in categories.values():
-            raise UserError(
-                f"{folder}: no task is of the category {category!r}.{nearest(category, {*categories.values()})}"
-            )
-    return {path: clusters.get(category) or _slug(category) for path, category in categories.items()}
-
-
-def _identity(sources: Sequence[str], identities: Mapping[str, str]) -> str:
-    """["GLUE CoLA", "synthetic"] -> "glue_cola"."""
-    return "_".join(filter(None, (identities.get(source, _slug(source)) for source in sources)))
-
-
-def _slug(text: str) -> str:
-    """ "Question Generation" -> "question_generation"."""
-    return "_".join(re.findall(r"\w+", text.casefold()))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from itune.data import identities
 from itune.data import splits as splits_lib
 from itune.data.keyed import key64
 from itune.data.readers import encodable, field_text, read_json, read_text, require
 from itune.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
+TRAIN, TEST, EXCLUDED = "train", "test", "excluded"
+# Sources that are no data set: tasks that name them share no rows.
+_NO_SOURCE = {"synthetic": ""}
 
 # A file's keys stand in the owners' order: what the registry needs comes first, but for the licence, which comes last.
 _HEAD_BYTES, _TAIL_BYTES = 8192, 1024
@@ -47,7 +52,7 @@ def read_splits(folder: Path, splits: str, files: Mapping[str, Path]) -> dict[st
         known = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
         hint = nearest(splits, known) or f" There are {', '.join(known) or 'none'}."
         raise UserError(f"{parent / splits}: no such folder of split files.{hint}")
-    listed: dict[str, list[str]] = {"train": [], "test": [], "excluded": []}
+    listed: dict[str, list[str]] = {TRAIN: [], TEST: [], EXCLUDED: []}
     first: dict[str, str] = {}
     for use, names in listed.items():
         path = parent / splits / f"{use}_tasks.txt"
@@ -59,7 +64,7 @@ def read_splits(folder: Path, splits: str, files: Mapping[str, Path]) -> dict[st
                 raise UserError(f"{where}: {name!r} is listed before, in {first[name]}")
             first[name] = where
             # Tasks that are excluded anyway need not be there.
-            if name in files or use == "excluded":
+            if name in files or use == EXCLUDED:
                 names.append(name)
             else:
                 raise UserError(f"{where}: no file {name}.json in {folder / 'tasks'}.{nearest(name, files)}")
@@ -112,6 +117,94 @@ def _texts(value: Any, path: Path, key: str) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise UserError(f"{path}: {key!r} must be text or a list of text")
     return [v.strip() for v in values if v.strip()]
+
+
+def read_heads(paths: Sequence[Path]) -> dict[Path, dict[str, list[str]]]:
+    """`read_head` of each. UserError for all that cannot be read at once."""
+    heads: dict[Path, dict[str, list[str]]] = {}
+    errors: list[str] = []
+    for path in paths:
+        try:
+            heads[path] = read_head(path)
+        except UserError as error:
+            errors.append(str(error))
+    if errors:
+        raise UserError("; ".join(errors[:5]) + (f"; and {len(errors) - 5} more files" if len(errors) > 5 else ""))
+    return heads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a copy of natural-instructions holds.
+
+    Attributes:
+      files: by name, all of tasks/.
+      listed: names by "train", "test" and, as the split files have it, "excluded".
+      heads: by path, of what is trained and tested on.
+      excluded: name -> why it is neither.
+    """
+
+    files: dict[str, Path]
+    listed: dict[str, list[str]]
+    heads: dict[Path, dict[str, list[str]]]
+    excluded: dict[str, str]
+
+
+def listing(folder: Path, splits: str | None, leave_out: Sequence[str]) -> Listing:
+    """Reads names of files, lists and heads. leave_out: data sets whose tasks are not trained on. Raises: UserError."""
+    files = task_files(folder)
+    listed = {TRAIN: list(files), TEST: []} if splits is None else read_splits(folder, splits, files)
+    heads = read_heads([files[name] for name in (*listed[TRAIN], *listed[TEST])])
+    unwanted = {identities.canonical(name) for name in leave_out}
+    left = {name: found for name in listed[TRAIN] if (found := _of(name, heads[files[name]]["Source"], unwanted))}
+    listed[TRAIN] = [name for name in listed[TRAIN] if name not in left]
+    used = {*listed[TRAIN], *listed[TEST]}
+    excluded = {}
+    for name in files:
+        if name in left:
+            excluded[name] = f"it is of {left[name]}, which is not trained on (leave_out)"
+        elif name not in used:
+            how = "excluded from training and testing" if name in listed.get(EXCLUDED, ()) else "in none of the lists"
+            excluded[name] = f"it is {how} of {folder / 'splits' / str(splits)}"
+    return Listing(files=files, listed=listed, heads=heads, excluded=excluded)
+
+
+def _of(name: str, sources: Sequence[str], unwanted: Collection[str]) -> str:
+    """Which of the unwanted data sets a task is made of, by its sources or a word of its name; "" for none."""
+    called = (identities.canonical(text) for text in (*sources, *re.split(r"[-_]", name)))
+    return next((found for found in called if found in unwanted), "")
+
+
+def task_name(prefix: str, name: str) -> str:
+    return f"{prefix}/{name.replace('-', '_')}"
+
+
+def clusters_of(
+    heads: Mapping[Path, Mapping[str, list[str]]], clusters: Mapping[str, str], folder: Path
+) -> dict[Path, str]:
+    """The cluster of each: its first category, by the name that `clusters` gives it. UserError for an unknown one."""
+    categories = {path: head["Categories"][0] for path, head in heads.items()}
+    for category in clusters:
+        if category not in categories.values():
+            raise UserError(
+                f"{folder}: no task is of the category {category!r}.{nearest(category, {*categories.values()})}"
+            )
+    return {path: clusters.get(category) or _slug(category) for path, category in categories.items()}
+
+
+def identity_of(sources: Sequence[str], named: Mapping[str, str] | None = None) -> str:
+    """["GLUE CoLA", "synthetic"] -> "glue_cola"; "" where none is a data set. named: Source -> identity."""
+    known = _NO_SOURCE | dict(named or {})
+    return "_".join(filter(None, (known.get(source, _slug(source)) for source in sources)))
+
+
+def licence_of(head: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(head["Instance License"]) or "unknown"
+
+
+def _slug(text: str) -> str:
+    """ "Question Generation" -> "question_generation"."""
+    return "_".join(re.findall(r"\w+", text.casefold()))
 
 
 # Whole files

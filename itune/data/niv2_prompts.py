@@ -57,11 +57,12 @@ _BRIEF = "{definition}\n\n{examples}Input: {input}\nOutput:"
 _SPELT = "Task: {definition}\n\n{examples}Input: {input}\nOutput:"
 _NUMBERED = "Example {number}\nInput: {input}\nOutput: {output}"
 
-# As FLAN 2022 has it: the definition with no or two examples, with or without explanations.
+# As FLAN 2022 has it: the definition with no or two examples, half each, with or without explanations.
 LAYOUTS = (
     Niv2Layout(id="definition", prompt=_BRIEF),
     Niv2Layout(id="two_shot", prompt=_BRIEF, shots=2),
     Niv2Layout(id="two_shot_explained", prompt=_SPELT, example=_NUMBERED + "\nWhy: {explanation}", shots=2),
+    Niv2Layout(id="definition_labelled", prompt="Definition: {definition}\n\nInput: {input}\nOutput:"),
 )
 # What the paper evaluates with: the definition and the first two examples.
 OFFICIAL = Niv2Layout(id="first_two", prompt=_SPELT, example=_NUMBERED, shots=2, in_order=True)

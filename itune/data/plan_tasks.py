@@ -113,6 +113,20 @@ class PlanTask:
         return self.index.example_key[:: self.variants]
 
 
+def capped(task: PlanTask, most: int) -> PlanTask:
+    """The task with `most` examples at most (0: no limit): those with the smallest keys of what is not excluded.
+
+    Tasks of one data set keep the same examples, and a larger limit keeps all that a smaller one does.
+    """
+    left = np.ones(task.num_examples, bool) if task.excluded is None else ~task.excluded
+    if not most or left.sum() <= most:
+        return task
+    there = np.flatnonzero(left)
+    excluded = np.ones(task.num_examples, bool)
+    excluded[there[np.argsort(task.example_keys[there], kind="stable")[:most]]] = False
+    return dataclasses.replace(task, excluded=excluded)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placeable:
     """A task's examples that can be placed in a row, in one of their variants at least.

@@ -211,6 +211,8 @@ def get(name: str, where: str = "") -> seqio.Task | seqio.Mixture:
         raise UserError(f"{where}{name!r} is not available: {_unavailable[name]}")
     if lazy.load(name):
         return get(name, where)
+    if (whole := name.partition("/")[0]) in _unavailable:
+        raise UserError(f"{where}{name!r} is not available: {_unavailable[whole]}")
     known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names(), *lazy.pending()]
     hint = nearest(name, known) or f" Mixtures: {', '.join(sorted(seqio.MixtureRegistry.names())) or 'none'}."
     raise UserError(f"{where}no task or mixture is called {name!r}.{hint}")
@@ -302,16 +304,19 @@ def is_sensitive(name: str) -> bool:
     return any(info(task.name).sensitive for task in tasks)
 
 
-def rate_by_examples(cap: int, temperature: float = 1.0) -> Callable[[seqio.Task], float]:
-    """A rate: examples in the train split, at most `cap`, to the power 1/temperature (Raffel et al. 2020, 3.5.2)."""
-    return functools.partial(_rate_by_examples, cap=cap, temperature=temperature)
+def rate_by_examples(cap: int, temperature: float = 1.0, share: float = 1.0) -> Callable[[seqio.Task], float]:
+    """A rate: examples in the train split, at most `cap`, to the power 1/temperature (Raffel et al. 2020, 3.5.2).
+
+    share: times that, where several tasks are one data set's.
+    """
+    return functools.partial(_rate_by_examples, cap=cap, temperature=temperature, share=share)
 
 
-def _rate_by_examples(task: seqio.Task, cap: int, temperature: float) -> float:
+def _rate_by_examples(task: seqio.Task, cap: int, temperature: float, share: float) -> float:
     examples = task.num_input_examples("train")
     if examples is None:
         raise ValueError("its source does not say how many examples it has")
-    return float(min(cap, examples)) ** (1.0 / temperature)
+    return share * float(min(cap, examples)) ** (1.0 / temperature)
 
 
 def bind(

@@ -26,7 +26,7 @@ from itune.data.allocation import UNLIMITED
 from itune.data.draws import DrawStream, by_task
 from itune.data.keyed import key64, permutation
 from itune.data.packing import PACKER_VERSION, Fitted, Limits, choose_budgets, fit, pack_windows
-from itune.data.plan_tasks import PlanTask, TaskIndex, placeable, plan_digest
+from itune.data.plan_tasks import PlanTask, TaskIndex, capped, placeable, plan_digest
 from itune.data.rates import lookup, quantise_stages, stage_rates
 
 if TYPE_CHECKING:
@@ -169,9 +169,10 @@ class Plan:
         cls, manifest: Manifest, data: DataConfig, *, seed: int, excluded: Mapping[str, np.ndarray] | None = None
     ) -> Plan:
         """The plan of a run. excluded: by task, bool [examples], those that must not be trained on."""
-        tasks = [PlanTask.from_manifest(task, data.split) for task in manifest.train]
+        whole = (PlanTask.from_manifest(task, data.split) for task in manifest.train)
+        tasks = (dataclasses.replace(task, excluded=(excluded or {}).get(task.name)) for task in whole)
         return cls(
-            [dataclasses.replace(task, excluded=(excluded or {}).get(task.name)) for task in tasks],
+            [capped(task, data.max_examples) for task in tasks],
             seed=seed,
             row_length=data.row_length,
             supervised_per_row=data.supervised_per_row,

@@ -83,34 +83,34 @@ def test_a_task_for_each_submix_and_kind_and_no_row_read(folder: Path, monkeypat
     monkeypatch.setattr(flan_files, "stream_records", lambda path: pytest.fail("rows were read"))
     found = flan_collection(folder)
     assert found == {
-        "flan2021": [f"flan2022/flan2021/{kind}" for kind in flan_files.KINDS],
-        "cot": ["flan2022/cot/zs_opt", "flan2022/cot/fs_opt"],
+        "flan2021": [f"flan2022_published/flan2021/{kind}" for kind in flan_files.KINDS],
+        "cot": ["flan2022_published/cot/zs_opt", "flan2022_published/cot/fs_opt"],
     }
-    info = registry.info("flan2022/cot/zs_opt")
+    info = registry.info("flan2022_published/cot/zs_opt")
     assert (info.cluster, info.identity, info.licence[:7]) == ("cot", "flan2022_collection_cot", "unknown")
 
 
 def test_the_mixture_is_at_flans_rates(folder: Path) -> None:
     flan_collection(folder)
-    rates = {info.name: rate for info, rate in registry.mixture_info("flan2022")}
-    assert rates["flan2022/flan2021/zs_opt"] == pytest.approx(0.4 / 4)
-    assert rates["flan2022/cot/fs_opt"] == pytest.approx(0.05 / 2)
+    rates = {info.name: rate for info, rate in registry.mixture_info("flan2022_published")}
+    assert rates["flan2022_published/flan2021/zs_opt"] == pytest.approx(0.4 / 4)
+    assert rates["flan2022_published/cot/fs_opt"] == pytest.approx(0.05 / 2)
 
 
 def test_rows_are_of_their_kind_and_keep_their_provenance(folder: Path) -> None:
     flan_collection(folder)
-    found = rows_of("flan2022/flan2021/zs_noopt")
+    found = rows_of("flan2022_published/flan2021/zs_noopt")
     assert {(r["task_name"], r["task_source"]) for r in found} == {(RTE, "Flan2021")}
     assert sorted(r["inputs"] for r in found) == sorted(row(i, RTE, "")["inputs"] for i in range(1, 40, 4))
-    assert len(rows_of("flan2022/flan2021/zs_opt")) == 10 + 3
-    assert len({r["id"] for r in rows_of("flan2022/cot/fs_opt")}) == 20
+    assert len(rows_of("flan2022_published/flan2021/zs_opt")) == 10 + 3
+    assert len({r["id"] for r in rows_of("flan2022_published/cot/fs_opt")}) == 20
 
 
 def test_prepared_examples_say_which_task_they_are_of(toy: Toy, folder: Path) -> None:
     toy.write(f"from itune.data import flan_collection\nflan_collection({str(folder)!r}, validation_fraction=0.3)")
     lengths = {"inputs": 200, "targets": 20}
-    manifest = toy.prepare(mixture="flan2022/cot/zs_opt", feature_lengths=lengths, row_length=256)
-    prepared = records_of(split_of(manifest, "flan2022/cot/zs_opt"))
+    manifest = toy.prepare(mixture="flan2022_published/cot/zs_opt", feature_lengths=lengths, row_length=256)
+    prepared = records_of(split_of(manifest, "flan2022_published/cot/zs_opt"))
     assert {record.extras["task_name"] for record in prepared} == {ESNLI, ESNLI_II, CREAK}
     assert prepared[0].inputs_text.startswith("Question ") and prepared[0].targets_text in ("yes", "no")
     both = [r.id for split in ("train", "validation") for r in records_of(split_of(manifest, manifest.mixture, split))]
@@ -119,7 +119,7 @@ def test_prepared_examples_say_which_task_they_are_of(toy: Toy, folder: Path) ->
 
 def test_streamed_rows_are_the_same_through_plain_seqio(folder: Path) -> None:
     flan_collection(folder, validation_fraction=0.0)
-    source = registry.get("flan2022/cot/zs_opt").source
+    source = registry.get("flan2022_published/cot/zs_opt").source
     assert isinstance(source, StreamedSource) and source.num_input_examples("train") is None
     dataset = source.get_dataset("train", shuffle=False)
     theirs = [{k: v.decode() for k, v in row.items()} for row in dataset.as_numpy_iterator()]
@@ -132,9 +132,9 @@ def test_the_files_of_the_third_layout_have_no_task_names(tmp_path: Path) -> Non
             tmp_path / f"flan_fs_opt_train_part{part}.jsonl.gz", [sir_neural(10 * part + i, "flan") for i in range(5)]
         )
     jsonl(tmp_path / "niv2_zs_noopt_train.jsonl.gz", [sir_neural(1, "niv2")])
-    assert flan_collection(tmp_path, submixes=["flan2021"]) == {"flan2021": ["flan2022/flan2021/fs_opt"]}
-    assert len(rows_of("flan2022/flan2021/fs_opt")) == 10
-    assert {r["task_name"] for r in rows_of("flan2022/flan2021/fs_opt")} == {""}
+    assert flan_collection(tmp_path, submixes=["flan2021"]) == {"flan2021": ["flan2022_published/flan2021/fs_opt"]}
+    assert len(rows_of("flan2022_published/flan2021/fs_opt")) == 10
+    assert {r["task_name"] for r in rows_of("flan2022_published/flan2021/fs_opt")} == {""}
     flan_collection(tmp_path, submixes=["flan2021"], leave_out=["rte"], prefix="less")
     with pytest.raises(UserError, match="part1.jsonl.gz:1: has no task name to choose by; take another"):
         rows_of("less/flan2021/fs_opt")
@@ -153,20 +153,20 @@ def test_tasks_are_chosen_and_left_out_by_any_name(folder: Path) -> None:
 def test_a_task_each_has_its_source_as_identity_and_its_share_as_rate(folder: Path, tmp_path: Path) -> None:
     found = flan_collection(folder, per_task=True, index=tmp_path / "index.json", clusters={"*rte*": "entailment"})
     assert found["flan2021"] == [
-        *(f"flan2022/flan2021/{kind}/glue/rte:2.0.0" for kind in sorted(flan_files.KINDS)[:3]),
-        "flan2022/flan2021/zs_opt/bool_q:1.0.0",
-        "flan2022/flan2021/zs_opt/glue/rte:2.0.0",
+        *(f"flan2022_published/flan2021/{kind}/glue/rte:2.0.0" for kind in sorted(flan_files.KINDS)[:3]),
+        "flan2022_published/flan2021/zs_opt/bool_q:1.0.0",
+        "flan2022_published/flan2021/zs_opt/glue/rte:2.0.0",
     ]
     rte, creak = (
-        registry.info("flan2022/flan2021/fs_opt/glue/rte:2.0.0"),
-        registry.info("flan2022/cot/fs_opt/cot_creak"),
+        registry.info("flan2022_published/flan2021/fs_opt/glue/rte:2.0.0"),
+        registry.info("flan2022_published/cot/fs_opt/cot_creak"),
     )
     assert (rte.identity, rte.cluster, creak.cluster) == (RTE, "entailment", "other")
-    assert registry.info("flan2022/cot/fs_opt/cot_esnli_ii").identity == "cot_esnli"
-    assert {r["task_name"] for r in rows_of("flan2022/flan2021/zs_opt/glue/rte:2.0.0")} == {RTE}
-    rates = {info.name: rate for info, rate in registry.mixture_info("flan2022")}
-    assert rates["flan2022/cot/fs_opt/cot_creak"] == pytest.approx(0.05 / 2 * 10 / 20)
-    assert rates["flan2022/flan2021/zs_opt/bool_q:1.0.0"] == pytest.approx(0.4 / 4 * 3 / 13)
+    assert registry.info("flan2022_published/cot/fs_opt/cot_esnli_ii").identity == "cot_esnli"
+    assert {r["task_name"] for r in rows_of("flan2022_published/flan2021/zs_opt/glue/rte:2.0.0")} == {RTE}
+    rates = {info.name: rate for info, rate in registry.mixture_info("flan2022_published")}
+    assert rates["flan2022_published/cot/fs_opt/cot_creak"] == pytest.approx(0.05 / 2 * 10 / 20)
+    assert rates["flan2022_published/flan2021/zs_opt/bool_q:1.0.0"] == pytest.approx(0.4 / 4 * 3 / 13)
 
 
 def test_the_index_is_read_again_and_noticed_when_stale(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -207,7 +207,7 @@ def test_blank_rows_and_duplicates_are_counted(tmp_path: Path, caplog: pytest.Lo
     jsonl(tmp_path / "flan_zsopt_data" / "part.jsonl", rows)
     flan_collection(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert len(list(registry.get("flan2022/flan2021/zs_opt").source.each_row("train"))) == 2
+        assert len(list(registry.get("flan2022_published/flan2021/zs_opt").source.each_row("train"))) == 2
     assert "1 rows left out as blank, 1 as duplicates" in caplog.text
 
 
@@ -248,7 +248,7 @@ def test_bad_rows_name_file_and_record(tmp_path: Path, record: dict[str, Any], m
     jsonl(tmp_path / "flan2021_submix_original" / "data" / "train.jsonl", [row(0, RTE, "zs_opt"), record])
     flan_collection(tmp_path)
     with pytest.raises(UserError, match=message):
-        rows_of("flan2022/flan2021/zs_opt")
+        rows_of("flan2022_published/flan2021/zs_opt")
 
 
 def test_bad_folders_are_one_line(folder: Path, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_new_alias_makes_other_shards_where_rows_are_chosen_by_name(toy: Toy, 
     for options in ("leave_out=['creak']", ""):
         for alias in ("", "add_alias('toy set', 'toy-set-2')"):
             toy.write(choose.replace("ALIAS", alias).replace("OPTIONS", options))
-            prints.append(toy.fingerprint("flan2022/cot/zs_opt"))
+            prints.append(toy.fingerprint("flan2022_published/cot/zs_opt"))
     identities._table.cache_clear()
     assert prints[0] != prints[1] and prints[2] == prints[3]
 
@@ -278,7 +278,7 @@ def test_a_new_alias_makes_other_shards_where_rows_are_chosen_by_name(toy: Toy, 
 def test_the_name_of_a_task_is_no_evaluation_text(toy: Toy, folder: Path) -> None:
     toy.write(f"from itune.data import flan_collection\nflan_collection({str(folder)!r}, validation_fraction=0.3)")
     lengths = {"inputs": 200, "targets": 20}
-    manifest = toy.prepare(mixture="flan2022/flan2021/zs_opt", feature_lengths=lengths, row_length=256)
+    manifest = toy.prepare(mixture="flan2022_published/flan2021/zs_opt", feature_lengths=lengths, row_length=256)
     sides = {side: records_of(split_of(manifest, manifest.mixture, side)) for side in ("train", "validation")}
     assert sides["validation"][0].extras["task_name"] == RTE
     report = contamination.Index(sides["validation"]).check(sides["train"])

@@ -375,10 +375,12 @@ def test_prepare_renders_variants_and_notices_edits(toy: Toy, folder: Path) -> N
     with pytest.raises(UserError, match="task003_movies_question_generation' is held out, but"):
         toy.prepare(**request)  # both are made from the same source
     toy.write(f"from itune.data import niv2_tasks\nniv2_tasks({str(folder)!r}, splits=None)\n")
-    manifest = toy.prepare(mixture="niv2_train", variants=3, eval_split="train")
+    v = len(LAYOUTS)
+    manifest = toy.prepare(mixture="niv2_train", variants=v, eval_split="train")
     records = records_of(split_of(manifest, task))
-    assert len(records) == 18 and {r.template for r in records} == {layout.id for layout in LAYOUTS}
-    assert all({r.template for r in records[i : i + 3]} == {layout.id for layout in LAYOUTS} for i in range(0, 18, 3))
+    ids = {layout.id for layout in LAYOUTS}
+    assert len(records) == 6 * v and {r.template for r in records} == ids
+    assert all({r.template for r in records[i : i + v]} == ids for i in range(0, 6 * v, v))
     assert records[0].extras == {"input": "Review 0.", "references": '["yes", "Yes, it does."]'}
     asked = {"mixture": "niv2_train"}
     before, other = toy.fingerprint(task, **asked), toy.fingerprint("niv2/task002_counting", **asked)
@@ -387,5 +389,6 @@ def test_prepare_renders_variants_and_notices_edits(toy: Toy, folder: Path) -> N
     os.utime(path, ns=(1, 1))
     assert toy.fingerprint(task, **asked) != before and toy.fingerprint("niv2/task002_counting", **asked) == other
     assert manifest.still_valid() is not None
-    manifest = toy.prepare(mixture="niv2_train", variants=3, eval_split="train")
+    v = len(LAYOUTS)
+    manifest = toy.prepare(mixture="niv2_train", variants=v, eval_split="train")
     assert all("Say whether it is liked." in r.inputs_text for r in records_of(split_of(manifest, task)))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -51,6 +52,9 @@ def catalogue(folder: Path) -> dict[str, list[dict[str, Any]]]:
             }
             for info in new
         ] + [{"name": name, "collection": collection, "mixture": True} for name in mixtures]
+    flan = importlib.import_module("tasks.flan")
+    made = (dataclasses.asdict(flan.summary(name)) for name in flan.DESCRIPTIONS)
+    found["tasks.flan"] = [{key: value for key, value in summary.items() if value} for summary in made]
     return found
 
 

@@ -60,7 +60,7 @@ def flan_collection(
     leave_out: Sequence[str] = (),
     per_task: bool = False,
     index: str | Path | None = None,
-    prefix: str = "flan2022",
+    prefix: str = "flan2022_published",
     clusters: Mapping[str, str] | None = None,
     licence: str = LICENCE,
     metrics: Sequence[str | Callable[..., Any]] = ("rouge_l", "exact_match"),
@@ -69,12 +69,12 @@ def flan_collection(
 ) -> dict[str, list[str]]:
     """Registers a copy of the FLAN 2022 Collection, and the mixture `<prefix>` of it at FLAN's own rates.
 
-    A task is called `<prefix>/<submix>/<kind>`: "flan2022/cot/fs_opt", zero- or few-shot prompts with or without the
-    options in them. With per_task=True there is one for each task name in the data, `<prefix>/<submix>/<kind>/<name>`,
-    whose identity is that name, so that what is held out is found by its source data set; a submix's task has the
-    submix as its identity, and what it holds of held-out data sets must be named in `leave_out`. Each example keeps
-    "task_name" and "task_source" in prepared data and reports. Registering reads the names of files only; per_task=True
-    counts the rows of each task first, see `index`.
+    A task is called `<prefix>/<submix>/<kind>`: "flan2022_published/cot/fs_opt", zero- or few-shot prompts with or
+    without the options in them. With per_task=True there is one for each task name in the data,
+    `<prefix>/<submix>/<kind>/<name>`, whose identity is that name, so that what is held out is found by its source
+    data set; a submix's task has the submix as its identity, and what it holds of held-out data sets must be named
+    in `leave_out`. Each example keeps "task_name" and "task_source" in prepared data and reports. Registering reads
+    the names of files only; per_task=True counts the rows of each task first, see `index`.
 
     Rows are streamed: what is held are their ids. A few-shot prompt is as the collection has it, its exemplars in it.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _TEXTS = ("name", "cluster", "description", "citation", "licence", "tfds", "iden
 _PATHS = ("answer", "references", "rationale", "turns")
 _OTHERS = (
     "hf",
+    "files",
     "splits",
     "rows",
     "read_at_most",
@@ -73,6 +75,7 @@ class Declaration:
 
     Attributes:
       path: the file's name.  hub, hub_config: Hugging Face's repository and configuration, "" for none.
+      files: of each split where the file names any, else they are looked for: see rows.py.
       columns: the owner's columns with their types, as the file has them.
       labels: column -> the names of its classes.
       options: label -> words; or () where `option_paths` (columns, or one list) say where a row has its own.
@@ -89,6 +92,7 @@ class Declaration:
     hub: str = ""
     hub_config: str = ""
     tfds: str = ""
+    files: tuple[tuple[str, Path], ...] = ()
     splits: Pairs = (("train", "train"), ("validation", "validation"))
     published_rows: tuple[tuple[str, int], ...] = ()
     columns: tuple[tuple[str, str], ...]
@@ -215,6 +219,10 @@ def _declaration(read: _Reader) -> Declaration:
     fields |= {"hub": hub.get("path", ""), "hub_config": hub.get("config", "")}
     if "splits" in found:
         fields["splits"] = read.pairs("splits", found["splits"])
+    if "files" in found:
+        below, named = Path(read.path).parent, read.pairs("files", found["files"])
+        fields["files"] = tuple((split, below / Path(os.path.expandvars(file)).expanduser()) for split, file in named)
+        fields["splits"] = tuple((split, split) for split, _ in named)
     for key, given in (("rows", found.get("rows") or {}), ("read_at_most", found.get("read_at_most", 1))):
         for number in given.values() if isinstance(given, dict) else (given,):
             if not isinstance(number, int) or number < 1:

@@ -42,7 +42,8 @@ def library_folder() -> Path | None:
 
 
 def locate(d: Declaration, split: str) -> str | Path:
-    """The files of a split: a path or pattern in the library's folder, else "hf:..." or "tfds:...".
+    """The files of a split: those that the declaration names, a path or pattern in the library's folder, "hf:..." or
+    "tfds:...".
 
     $ITUNE_LIBRARY_FROM ("files", "hf", "tfds") asks for one of them.
     Raises: UserError where there is none, naming what would be taken.
@@ -53,6 +54,8 @@ def locate(d: Declaration, split: str) -> str | Path:
     theirs = dict(d.splits).get(split)
     if theirs is None:
         raise UserError(f"{d.name}: has no split {split!r}, only {', '.join(name for name, _ in d.splits)}")
+    if d.files:
+        return dict(d.files)[split]
     folder = library_folder()
     if asked in ("", "files") and folder is not None and (found := _in_folder(folder / d.name, theirs)):
         return found

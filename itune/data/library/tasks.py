@@ -12,7 +12,7 @@ from typing import Any
 from itune.data.library.declaration import OPTIONS, Declaration, Wording, load_declaration
 from itune.data.library.prompts import VARIANTS, Variant, VariantTemplate, final_answer, set_pool
 from itune.data.library.rows import GOLD, REFERENCES, Derive, declared_rows, files_of
-from itune.data.registry import add_task
+from itune.data.registry import add_mixture, add_task
 from itune.data.sources import RowSource
 from itune.errors import UserError, nearest
 
@@ -52,7 +52,7 @@ def templates_of(d: Declaration, variant: Variant, wordings: Sequence[Wording]) 
 
 
 def declare(path: str | Path, *, derived: str = "") -> list[str]:
-    """Registers the tasks of a declaration; returns their names, "rte/zs", "rte/zs_opt", ...
+    """Registers the tasks of a declaration and, as "rte/all", their mixture; returns "rte/zs", "rte/zs_opt", ...
 
     derived: the module in which the function lies that the declaration's `derive` names.
     Raises: UserError, as `load_declaration` and `add_task`, and where there is no such function.
@@ -76,6 +76,7 @@ def declare(path: str | Path, *, derived: str = "") -> list[str]:
             description=d.description,
         )
         names.append(f"{d.name}/{name}")
+    add_mixture(f"{d.name}/all", names)
     return names
 
 
