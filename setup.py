@@ -41,6 +41,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "rich>=14",
         "rouge-score>=0.1.2",
+        "sacrebleu>=2.4",
         "safetensors>=0.6",
         "sentencepiece>=0.2.1",
         "seqio>=0.0.20",

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/memory.py [--batch 4] [--length 512] [--json_out FILE]
 
 Each line is a process of its own, from its start to its last step (VmHWM): weights, libraries and loading included. The
-same rows and settings as train_step.py, against transformers + peft in full and with LoRA; bitsandbytes, which would
-quantise for it, is no part of the peer's environment. Prints a table, and as its last line one JSON object.
+same rows and settings as train_step.py, against transformers + peft, whose bases bitsandbytes quantises. Prints a
+table, and as its last line one JSON object.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from benchmarks import train_step  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 
 # (name, mode, quantise)
-OURS = (
+KINDS = (
     ("full", "full", ""),
     ("LoRA", "lora", ""),
     ("LoRA, int8 base", "lora", "int8"),
     ("LoRA, nf4 base", "lora", "nf4"),
 )
-PEER = (("full", "full"), ("LoRA", "lora"))
 
 
 def main() -> None:
@@ -49,12 +48,12 @@ def main() -> None:
         train_step.child(sys.executable, HERE / "packed_rows.py", job_path)
         job = json.loads(job_path.read_text("utf-8"))
         for dtype in ("f32", "bf16"):
-            for kind, mode, quantise in OURS:
+            for kind, mode, quantise in KINDS:
                 job_path.write_text(json.dumps(job | {"mode": mode, "quantise": quantise}), "utf-8")
                 command = [sys.executable, HERE / "ours.py", job_path, dtype]
                 found[f"itune {kind} {dtype}"] = run(f"itune {kind} {dtype}", command)
-            for kind, mode in () if flags.no_peer else PEER:
-                job_path.write_text(json.dumps(job | {"mode": mode}), "utf-8")
+            for kind, mode, quantise in () if flags.no_peer else KINDS:
+                job_path.write_text(json.dumps(job | {"mode": mode, "quantise": quantise}), "utf-8")
                 peer = [
                     HERE.parent / base.peer_python,
                     HERE / "peers" / "transformers_peft.py",
@@ -88,7 +87,7 @@ def answer(found: dict[str, dict[str, Any]], flags: argparse.Namespace) -> dict[
     peak = {name: row["peak_memory_gb"] for name, row in found.items()}
     ratios = {
         f"{kind} {dtype}": round(peak[f"transformers+peft {kind} {dtype}"] / peak[f"itune {kind} {dtype}"], 2)
-        for kind, _ in PEER
+        for kind, *_ in KINDS
         for dtype in ("f32", "bf16")
         if f"transformers+peft {kind} {dtype}" in peak
     }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 ACCEPTED_TERMS = "ITUNE_ACCEPT_TERMS"
 SOURCE = "a run directory, a Hugging Face folder, a .gguf file, hf:ORG/NAME or a known model's name"
+ADAPTER = "of weights: an adapter that peft saved, or one of a file that itune.convert --pack wrote"
 EXIT_INTERRUPTED = 130
 
 

@@ -42,7 +42,7 @@ def _parser() -> cli.Parser:
     about = "Complete prompts greedily, with a run's checkpoint or with any weights."
     parser = cli.Parser(prog="python -m itune.generate", description=about, example=example, macros=False)
     parser.add_argument("--model", required=True, metavar="RUN_DIR|SOURCE", help=cli.SOURCE)
-    parser.add_argument("--adapter", default="", metavar="FOLDER", help="of weights: an adapter that peft saved")
+    parser.add_argument("--adapter", default="", metavar="FOLDER|FILE:NAME", help=cli.ADAPTER)
     parser.add_argument("--step", metavar="N|best", help="of a run: the checkpoint's step (default: the newest)")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be repeated")
     files = "one prompt a line; .jsonl: {prompt} or {instruction, input}; - is standard input"

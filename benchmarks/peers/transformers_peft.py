@@ -3,8 +3,9 @@
 Runs in an environment of its own (.venv-parity): nothing of itune is imported, and torch is no dependency of it. What
 is measured is a plain training loop with the choices that a careful user makes today: packed rows with a block-diagonal
 mask and positions that start anew, SDPA attention, the model's own loss on completions only, fused AdamW, no gradient
-checkpointing, all cores. f32 is f32 throughout. bf16 is the quicker variant on CPUs that have it: with LoRA a bfloat16
-base under float32 adapters (peft's default), else bfloat16 autocast over float32 parameters (Trainer's bf16=True).
+checkpointing, all cores, a quantised base by bitsandbytes. f32 is f32 throughout. bf16 is the quicker variant on CPUs
+that have it: with LoRA a bfloat16 base under float32 adapters (peft's default), else bfloat16 autocast over float32
+parameters (Trainer's bf16=True).
 """
 
 from __future__ import annotations
@@ -37,7 +38,18 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 def load(job: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
     """The model in training mode, adapters on all linear layers if the mode is LoRA."""
     stored = dtype if job["mode"] == "lora" else torch.float32
-    model = transformers.AutoModelForCausalLM.from_pretrained(job["folder"], dtype=stored, attn_implementation="sdpa")
+    quantised = {
+        "": None,
+        "int8": transformers.BitsAndBytesConfig(load_in_8bit=True),
+        "nf4": transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        ),
+    }[job.get("quantise", "")]
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        job["folder"], dtype=stored, attn_implementation="sdpa", quantization_config=quantised
+    )
+    if quantised is not None:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if job["mode"] == "lora":
         adapters = peft.LoraConfig(
             r=job["rank"], lora_alpha=job["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
@@ -78,7 +90,8 @@ def main() -> None:
         weight_decay=adamw["weight_decay"],
         fused=True,
     )
-    mixed = job["mode"] == "full" and dtype is torch.bfloat16
+    # peft's preparation of a quantised base leaves the rest of it in float32.
+    mixed = dtype is torch.bfloat16 and (job["mode"] == "full" or bool(job.get("quantise")))
     autocast = torch.autocast("cpu", dtype=dtype) if mixed else contextlib.nullcontext()
 
     def step(n: int) -> tuple[float, float]:

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
+    from itune.data.lazy import load_all, provide, provide_module
+    from itune.data.library.declaration import load_declaration
+    from itune.data.library.provider import provide_library
+    from itune.data.library.tasks import declare
     from itune.data.metrics import METRICS, PER_EXAMPLE
     from itune.data.niv2 import niv2_tasks
     from itune.data.niv2_prompts import Niv2Layout
@@ -45,6 +49,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "identities": ("add_alias", "canonical"),
     "jinja_templates": ("JinjaTemplate",),
+    "lazy": ("load_all", "provide", "provide_module"),
+    "library.declaration": ("load_declaration",),
+    "library.provider": ("provide_library",),
+    "library.tasks": ("declare",),
     "metrics": ("METRICS", "PER_EXAMPLE"),
     "niv2": ("niv2_tasks",),
     "niv2_prompts": ("Niv2Layout",),
@@ -97,11 +105,14 @@ __all__ = [  # resolved by __getattr__
     "alpaca_task",
     "bind",
     "canonical",
+    "declare",
     "field_text",
     "find_file",
     "find_files",
     "hold_out",
     "is_sensitive",
+    "load_all",
+    "load_declaration",
     "load_promptsource",
     "load_templates",
     "mark_unavailable",
@@ -113,6 +124,9 @@ __all__ = [  # resolved by __getattr__
     "passage_groups",
     "prompt_completion_task",
     "promptsource_tasks",
+    "provide",
+    "provide_library",
+    "provide_module",
     "rate_by_examples",
     "read_json",
     "read_records",

@@ -1,7 +1,7 @@
 """Metrics by name, as SeqIO metric functions: (targets, predictions) -> {name: value in 0..100}.
 
-`METRICS[name]` scores a data set, `PER_EXAMPLE[name]` one example on the same scale. A target is one text, or a list of
-equally good ones, of which the best counts. Imports neither SeqIO nor TensorFlow.
+`METRICS[name]` scores a data set; where that is a mean, `PER_EXAMPLE[name]` scores one example on the same scale. A
+target is one text, or a list of equally good ones, of which the best counts. Imports neither SeqIO nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -191,6 +191,43 @@ METRICS: dict[str, MetricFn] = {
     "json_field_f1": json_field_f1,
     "final_number": final_number,
 }
+
+
+def bleu(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU with up to four words in a row, 13a tokens (Papineni et al. 2002; the sacrebleu package)."""
+    return {"bleu": _corpus("corpus_bleu", targets, predictions)}
+
+
+def chrf(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Corpus chrF2 over up to six characters in a row (Popović 2015; the sacrebleu package)."""
+    return {"chrf": _corpus("corpus_chrf", targets, predictions)}
+
+
+def _corpus(name: str, targets: Sequence[Target], predictions: Sequence[str]) -> float:
+    import sacrebleu  # only where the metric is used
+
+    if not targets:
+        return 0.0
+    references = [[target] if isinstance(target, str) else list(target) for target in targets]
+    most = max(map(len, references))
+    # One list for each place; who has fewer has none there.
+    places = [[found[n] if n < len(found) else None for found in references] for n in range(most)]
+    return float(getattr(sacrebleu, name)(list(predictions), places).score)
+
+
+def macro_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean over the targets' labels of F1, labels compared as in `accuracy`; another prediction is no label's."""
+    want = [_label(target if isinstance(target, str) else target[0]) for target in targets]
+    got = [_label(prediction) for prediction in predictions]
+    scores = []
+    for label in sorted(set(want)):
+        common = sum(w == g == label for w, g in zip(want, got, strict=True))
+        scores.append(_f1(common, want.count(label), got.count(label)))
+    return {"macro_f1": sum(scores) / len(scores) if scores else 0.0}
+
+
+# Of a data set as a whole: what they say of one example alone is no part of their mean.
+METRICS |= {"bleu": bleu, "chrf": chrf, "macro_f1": macro_f1}
 
 
 def metric_fn(metric: str | MetricFn, where: str) -> MetricFn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -45,9 +46,19 @@ def import_modules(request: Request) -> set[str]:
     try:
         for name in request.modules:
             _import_module(name, request.directory)
+        _load_asked(request)
     finally:
         opened.active = False
     return opened.paths
+
+
+def _load_asked(request: Request) -> None:
+    """What is registered only when it is asked for is asked for here, while files that are opened are noted."""
+    from itune.data import registry
+
+    for name in (request.mixture, *request.held_in, *request.held_out):
+        with contextlib.suppress(UserError):  # told where the names are resolved
+            registry.get(name)
 
 
 def _import_seqio() -> None:

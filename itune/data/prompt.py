@@ -22,6 +22,7 @@ import numpy as np
 from itune.data.chat import PromptTokenizer, chat_prompt, chat_spans, end_of_turn
 from itune.data.config import PROMPT_FORMATS
 from itune.data.records import Span
+from itune.data.tokenizer import Tokenizer
 from itune.data.turns import ASSISTANT, SYSTEM, USER, BadRecord, Turn, layout
 from itune.errors import UserError, nearest
 
@@ -75,6 +76,11 @@ def render_spans(
 def stop_id(tokenizer: PromptTokenizer, prompt_format: str) -> int:
     """The token that ends each reply in this format, and so generation: EOS, or what closes a chat template's turn."""
     return end_of_turn(tokenizer) if _is_chat(prompt_format) else tokenizer.eos_id
+
+
+def stop_ids(tokenizer: Tokenizer, prompt_format: str) -> tuple[int, ...]:
+    """Where generation stops: `stop_id` first, then whatever else the model's owners declare to end a reply."""
+    return tuple(dict.fromkeys([stop_id(tokenizer, prompt_format), *tokenizer.end_ids]))
 
 
 def _is_chat(prompt_format: str) -> bool:

@@ -18,9 +18,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from itune.data import lazy
 from itune.data.metrics import MetricFn, metric_fn
 from itune.data.splits import text_key
-from itune.data.templates import RenderContext, RowTemplate, check_unique, render_row
+from itune.data.templates import RenderContext, Room, RowTemplate, check_unique, render_row
 from itune.data.tokenizer import Tokenizer
 from itune.data.vocabularies import HFVocabulary
 from itune.errors import UserError, nearest
@@ -208,7 +209,9 @@ def get(name: str, where: str = "") -> seqio.Task | seqio.Mixture:
         return seqio.TaskRegistry.get(name)
     if name in _unavailable:
         raise UserError(f"{where}{name!r} is not available: {_unavailable[name]}")
-    known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
+    if lazy.load(name):
+        return get(name, where)
+    known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names(), *lazy.pending()]
     hint = nearest(name, known) or f" Mixtures: {', '.join(sorted(seqio.MixtureRegistry.names())) or 'none'}."
     raise UserError(f"{where}no task or mixture is called {name!r}.{hint}")
 
@@ -265,8 +268,14 @@ def _tasks_of(mixture: seqio.Mixture) -> list[seqio.Task]:
 
 
 def all_info() -> list[TaskInfo]:
-    """What is known of every registered task."""
+    """What is known of every task, registered or waiting to be."""
+    lazy.load_all()
     return [info(name) for name in seqio.TaskRegistry.names()]
+
+
+def mixture_names() -> list[str]:
+    """Of every registered mixture, sorted."""
+    return sorted(seqio.MixtureRegistry.names())
 
 
 def members(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task | seqio.Mixture] | None:
@@ -333,9 +342,11 @@ def bind(
             raise UserError(f"task {task_name!r}: no length for feature {feature!r}.{hint}")
     vocabulary = HFVocabulary(tokenizer)
     context = RenderContext(prepare_seed=prepare_seed, variant=variant)
+    longest = feature_lengths.get("inputs", 0)
+    room = Room(tokenizer=tokenizer, tokens=longest - max(16, longest // 16)) if longest else None
     return task.replace(
         output_features={k: _rebound(spec, vocabulary) for k, spec in task.output_features.items()},
-        preprocessors=[_with_context(step, context) for step in task.preprocessors],
+        preprocessors=[_with_context(step, context, room) for step in task.preprocessors],
     )
 
 
@@ -346,9 +357,12 @@ def _rebound(feature: seqio.Feature, vocabulary: HFVocabulary) -> seqio.Feature:
     return dataclasses.replace(feature, vocabulary=vocabulary)
 
 
-def _with_context(step: Any, context: RenderContext) -> Any:
+def _with_context(step: Any, context: RenderContext, room: Room | None) -> Any:
     if isinstance(step, functools.partial) and step.func is render:
-        return functools.partial(render, **{**step.keywords, "context": context})
+        templates = step.keywords["templates"]
+        if room is not None:
+            templates = tuple(t.within(room) if hasattr(t, "within") else t for t in templates)
+        return functools.partial(render, **{**step.keywords, "context": context, "templates": templates})
     return step
 
 

@@ -7,7 +7,8 @@ leftmost first); unigram pieces keep their scores.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from itune.errors import UserError
 
 SPACE = "\u2581"  # SentencePiece's sign for a space
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-CONVERTER = 1  # raise it when what is made changes: cached files are made anew
+CONVERTER = 2  # raise it when what is made changes: cached files are made anew
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
@@ -53,16 +54,35 @@ def read_model(path: Path, extra_ids: int = 0) -> tuple[str, dict[str, str]]:
     return text, special
 
 
+def add_declared(text: str, declared: Mapping[str, Any], where: str) -> str:
+    """tokenizer.json's text with a tokenizer_config.json's added_tokens_decoder, {"32000": {"content": ...}, ...}.
+
+    Raises: UserError naming `where` for an id that is another token's, or that leaves a gap.
+    """
+    tokenizer = Tokenizer.from_str(text)
+    for number, token in sorted(declared.items(), key=lambda item: int(item[0])):
+        content, special = str(token["content"]), bool(token.get("special", False))
+        found = tokenizer.token_to_id(content)
+        if int(number) != (tokenizer.get_vocab_size() if found is None else found):
+            raise UserError(
+                f"{where}: added_tokens_decoder has {content!r} as id {number}; the SentencePiece model leaves "
+                + (f"{tokenizer.get_vocab_size()} next" if found is None else f"it at {found}")
+            )
+        fields = {key: bool(token.get(key, False)) for key in ("single_word", "lstrip", "rstrip", "normalized")}
+        added = AddedToken(content, special=special, **fields)
+        tokenizer.add_special_tokens([added]) if special else tokenizer.add_tokens([added])
+    return tokenizer.to_str()
+
+
 def _convert(proto: Any, extra_ids: int, path: Path) -> Tokenizer:
     tokens, scores = [p.piece for p in proto.pieces], [p.score for p in proto.pieces]
     types = [p.type for p in proto.pieces]
     kind, rules = proto.trainer_spec.model_type, proto.normalizer_spec
     sentinels = [f"<extra_id_{n}>" for n in reversed(range(extra_ids))]
     if kind == 2:
-        tokenizer = bpe(tokens, scores, types, prefix=rules.add_dummy_prefix, where=str(path))
-        steps = _normalizers(rules)
-        if steps:
-            tokenizer.normalizer = normalizers.Sequence([*steps, *_spaces(rules.add_dummy_prefix)])
+        tokenizer = bpe(
+            tokens, scores, types, prefix=rules.add_dummy_prefix, where=str(path), rules=_normalizers(rules)
+        )
     elif kind == 1:
         tokenizer = _unigram(tokens, scores, types, rules, sentinels)
     else:
@@ -76,19 +96,22 @@ def _normalizers(rules: Any) -> list[Any]:
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     return steps
 
 
-def _spaces(prefix: bool) -> list[Any]:
-    steps: list[Any] = [normalizers.Prepend(SPACE)] if prefix else []
-    return [*steps, normalizers.Replace(" ", SPACE)]
-
-
-def bpe(tokens: Sequence[str], scores: Sequence[float], types: Sequence[int], *, prefix: bool, where: str) -> Tokenizer:
+def bpe(
+    tokens: Sequence[str],
+    scores: Sequence[float],
+    types: Sequence[int],
+    *,
+    prefix: bool,
+    where: str,
+    rules: Sequence[Any] = (),
+) -> Tokenizer:
     """Pieces, their scores and SentencePiece's types -> a tokenizer whose ids are their places.
 
-    prefix: whether a space is put before the text.
+    prefix: whether a space is put before the text.  rules: normalizers that come first.
     Raises: UserError naming `where` for pieces that come twice.
     """
     vocab = {token: n for n, token in enumerate(tokens)}
@@ -99,12 +122,23 @@ def bpe(tokens: Sequence[str], scores: Sequence[float], types: Sequence[int], *,
     merges = _merges(vocab, scores, types)
     model = models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=fallback)
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(_spaces(prefix))
+    symbols = [token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED]
+    steps = [*rules, *([_prefix(symbols, rules)] if prefix else []), normalizers.Replace(" ", SPACE)]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     ends = [decoders.Strip(" ", 1, 0)] if prefix else []
     spell = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *ends]
     tokenizer.decoder = decoders.Sequence(spell)
     _add(tokenizer, tokens, types)
     return tokenizer
+
+
+def _prefix(symbols: Sequence[str], rules: Sequence[Any]) -> Any:
+    """A space before the text. Symbols are looked for as this leaves them, so it leaves a symbol alone as it is."""
+    if not symbols:
+        return normalizers.Prepend(SPACE)
+    normal = normalizers.Sequence(list(rules)).normalize_str
+    alone = "|".join(re.escape(s) for s in sorted({normal(symbol) for symbol in symbols}))
+    return normalizers.Replace(Regex(rf"\A(?!(?:{alone})\z)"), SPACE)
 
 
 def _merges(vocab: dict[str, int], scores: Sequence[float], types: Sequence[int]) -> list[tuple[str, str]]:
@@ -128,7 +162,10 @@ def _add(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> N
     pairs = list(zip(tokens, types, strict=True))
     control = [AddedToken(t, normalized=False, special=True) for t, kind in pairs if kind == CONTROL]
     tokenizer.add_special_tokens(control)
-    tokenizer.add_tokens([AddedToken(t, normalized=True) for t, kind in pairs if kind == USER_DEFINED])
+    # One that the text's normalisation would leave nothing of is looked for in the text as it is.
+    rules = tokenizer.normalizer
+    whole = lambda t: rules is None or bool(rules.normalize_str(t))  # noqa: E731
+    tokenizer.add_tokens([AddedToken(t, normalized=whole(t)) for t, kind in pairs if kind == USER_DEFINED])
 
 
 def _unigram(tokens: list[str], scores: list[float], types: list[int], rules: Any, more: list[str]) -> Tokenizer:

@@ -13,6 +13,7 @@ from typing import Protocol
 import yaml
 
 from itune.data.keyed import key64
+from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError, nearest
 
 _KEYS = ("id", "inputs", "targets")
@@ -141,6 +142,17 @@ def check_unique(templates: Sequence[RowTemplate], where: str) -> None:
         if template.id in seen:
             raise UserError(f"{where}: two templates are called {template.id!r}")
         seen.add(template.id)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a prompt may take of a model's inputs; templates with a method `within` are given it by `bind`."""
+
+    tokenizer: Tokenizer
+    tokens: int
+
+    def has(self, text: str) -> bool:
+        return len(self.tokenizer.encode(text)) <= self.tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ class Tokenizer:
     Attributes:
       eos_id: the token that ends every target. bos_id, pad_id, unk_id: None where the model has none.
       prefix: ids that every sequence begins with: [bos_id], or none. Chat templates write theirs themselves.
+      end_ids: what the folder's generation_config.json (or config.json) says ends a reply, beside eos_id.
       added_ids: of tokens that text spells whole ("<|im_end|>"), whatever stands around it.
       vocab_size: largest id + 1, added tokens included.
       digest: SHA-256 (hex) of everything that decides ids and prompts: tokenizer.json, special tokens, chat template.
@@ -50,6 +51,7 @@ class Tokenizer:
         chat_template: str | None = None,
         *,
         add_bos: bool | None = None,
+        end_ids: Sequence[int] = (),
     ) -> None:
         """special_tokens: {"eos_token": "</s>", ...}, with an eos_token. UserError for one outside the vocabulary.
 
@@ -69,6 +71,7 @@ class Tokenizer:
         self.unk_id = self._id("unk_token")
         self.added_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.end_ids = tuple(i for i in end_ids if 0 <= i < self.vocab_size)
         self.chat_template = chat_template
         if add_bos is None:
             found = self._tokenizer.encode("a", add_special_tokens=True).ids
@@ -91,7 +94,13 @@ class Tokenizer:
         if "eos_token" not in special:
             raise UserError(f"{folder / 'tokenizer_config.json'}: no eos_token; every target must end in one")
         try:
-            return cls(text, special, _chat_template(folder, config), add_bos=config.get("add_bos_token"))
+            return cls(
+                text,
+                special,
+                _chat_template(folder, config),
+                add_bos=config.get("add_bos_token"),
+                end_ids=_end_ids(folder),
+            )
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
         except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot parse
@@ -180,7 +189,11 @@ def _read_tokenizer(folder: Path, config: _Config) -> tuple[Path, str, dict[str,
         raise UserError(f"{folder}: no tokenizer.json or tokenizer.model here (a Hugging Face model folder has one)")
     is_t5 = str(config.get("tokenizer_class", "")).startswith(("T5", "MT5"))
     extra_ids = config.get("extra_ids", 100 if is_t5 else 0)
-    return path, *sentencepiece_model.read_model(path, int(extra_ids))
+    text, special = sentencepiece_model.read_model(path, int(extra_ids))
+    declared = config.get("added_tokens_decoder")
+    if isinstance(declared, dict):
+        text = sentencepiece_model.add_declared(text, declared, str(folder / "tokenizer_config.json"))
+    return path, text, special
 
 
 def check_vocabulary(tokenizer: Tokenizer, embeddings: int, folder: Path) -> None:
@@ -201,6 +214,15 @@ def _read_config(path: Path) -> _Config:
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}")
     return config
+
+
+def _end_ids(folder: Path) -> list[int]:
+    """As transformers: config.json's are for folders whose generation_config.json names none."""
+    for name in ("generation_config.json", "config.json"):
+        found = _read_config(folder / name).get("eos_token_id")
+        if found is not None:
+            return [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]
+    return []
 
 
 def _token_text(value: Any) -> str | None:

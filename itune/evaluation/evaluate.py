@@ -22,7 +22,7 @@ from itune.data.converters import assemble
 from itune.data.evalplan import SequentialPlan
 from itune.data.manifest import Manifest
 from itune.data.plan_tasks import PlanTask, TaskIndex
-from itune.data.prompt import render_prompt, render_spans, stop_id
+from itune.data.prompt import render_prompt, render_spans, stop_id, stop_ids
 from itune.data.reader import Reader, RecordReader, prompt_ids
 from itune.data.records import Record, Span
 from itune.data.schedule import Segment
@@ -243,8 +243,8 @@ class Evaluator:
             prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)
         ]
         examples.generator.params = params
-        stop = stop_id(self.tokenizer, prompt_format)
-        out = examples.generator.generate(prompts, e.generate_tokens, stop, check=check)
+        stops = stop_ids(self.tokenizer, prompt_format)
+        out = examples.generator.generate(prompts, e.generate_tokens, stops, check=check)
         return tuple(
             Completion(
                 group=self.tasks[s.task][0],

@@ -88,7 +88,7 @@ def per_example_scorers(task: seqio.Task) -> dict[str, Callable[[Any, str], floa
     """Those of the task's metric functions that are itune's own, and so have a per-example form."""
     names = [getattr(function, "__name__", "") for function in task.predict_metric_fns]
     ours = {n: f for n, f in zip(names, task.predict_metric_fns, strict=True) if metrics_lib.METRICS.get(n) is f}
-    return {name: metrics_lib.PER_EXAMPLE[name] for name in ours}
+    return {name: metrics_lib.PER_EXAMPLE[name] for name in ours if name in metrics_lib.PER_EXAMPLE}
 
 
 def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -> dict[str, Any]:

@@ -228,6 +228,8 @@ def summarise(
 def notes_from_source(source: Mapping[str, Any], *, held_out: bool) -> tuple[str, ...]:
     """What a reader must know about the base model, from SOURCE.json ("instruction_tuned", "quantised")."""
     notes = []
+    if tuned := source.get("tuned"):
+        notes.append(f"The base model is a run of its own, tuned before: {'; then '.join(map(str, tuned))}.")
     if source.get("instruction_tuned"):
         notes.append(
             "The base model had already been instruction-tuned by its makers, so \u201cbefore\u201d is not an untaught "

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from itune.data.prompt import stop_id
+from itune.data.prompt import stop_ids
 from itune.data.tokenizer import Tokenizer
 from itune.errors import UserError
 from itune.inference.opening import Opened, open_model
@@ -90,7 +90,7 @@ def _write(opened: Opened, folder: Path, name: str, *, separate: bool, dtype: st
         if base in RELEASES or base.endswith(".gguf"):
             what += f" (as transformers loads it: `python -m itune.convert --model={base} --to=BASE`)"
     else:
-        stops = [stop_id(tokenizer, opened.prompt_format)]
+        stops = stop_ids(tokenizer, opened.prompt_format)
         write_model(
             opened.folder, opened.spec, opened.trained, folder, dtype=dtype, max_bytes=max_bytes, stop_ids=stops
         )
@@ -100,4 +100,13 @@ def _write(opened: Opened, folder: Path, name: str, *, separate: bool, dtype: st
         settings = (opened.run / "config.gin").read_text("utf-8")
         settings = re.sub(r"(?m)^(RunConfig\.model_dir|MODEL_DIR) = .*$", r'\1 = "unset"', settings)
         (folder / "itune_config.gin").write_text(settings, "utf-8")
-    write_card(folder, name=name, base=opened.folder, source=opened.source, run=opened.run, step=opened.step, what=what)
+    write_card(
+        folder,
+        name=name,
+        base=opened.folder,
+        source=opened.source,
+        run=opened.run,
+        step=opened.step,
+        what=what,
+        library="peft" if separate else "transformers",
+    )

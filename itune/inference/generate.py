@@ -1,7 +1,7 @@
 """Greedy generation: prefill, then one token at a time from a KV cache, in one compiled loop.
 
-Legend: B prompts, P prefill length, M cache length (P + new tokens), D width, V vocabulary, N layers, G key-value
-heads, K head width.
+Legend: B prompts, P prefill length, M cache length (P + new tokens), D width, V vocabulary, S stop tokens, N layers,
+G key-value heads, K head width.
 """
 
 from __future__ import annotations
@@ -27,20 +27,25 @@ def greedy(
     model: Model,
     tokens_BP,
     length_B,
-    eos_id: int,
+    stop_ids: tuple[int, ...],
     max_new: int,
     compute: Compute,
     prefix_lm: bool = False,
 ):
-    """New tokens [B, max_new] int32, EOS included, EOS ever after; and the gap between the two best logits at each.
+    """New tokens [B, max_new] int32 and the gap between the two best logits at each.
+
+    A row ends with the first of `stop_ids` that it writes, which is among its tokens; behind it stands stop_ids[0].
 
     The prompt runs through the model once, every new token but the last once; nothing runs once all rows have ended.
     """
 
+    stops_S = jnp.asarray(stop_ids, jnp.int32)
+
     def pick(hidden_BD, done_B):
         best_B2, token_B2 = jax.lax.top_k(model.head_logits(hidden_BD, compute), 2)
-        token_B = jnp.where(done_B, eos_id, token_B2[:, 0].astype(jnp.int32))
-        return token_B, jnp.where(done_B, jnp.inf, best_B2[:, 0] - best_B2[:, 1]), done_B | (token_B == eos_id)
+        token_B = jnp.where(done_B, stop_ids[0], token_B2[:, 0].astype(jnp.int32))
+        ended_B = done_B | jnp.isin(token_B, stops_S)
+        return token_B, jnp.where(done_B, jnp.inf, best_B2[:, 0] - best_B2[:, 1]), ended_B
 
     def more(carry):
         step, done_B = carry[:2]
@@ -56,7 +61,7 @@ def greedy(
     # A prompt of length 0 is a filler row: done before it starts.
     token_B, gap_B, done_B = pick(hidden_BD, length_B <= 0)
     B = tokens_BP.shape[0]
-    out = jnp.full((B, max_new), eos_id, jnp.int32).at[:, 0].set(token_B)
+    out = jnp.full((B, max_new), stop_ids[0], jnp.int32).at[:, 0].set(token_B)
     gaps = jnp.full((B, max_new), jnp.inf, jnp.float32).at[:, 0].set(gap_B)
     return jax.lax.while_loop(more, one, (jnp.ones((), jnp.int32), done_B, token_B, cache, out, gaps))[4:]
 
@@ -81,9 +86,9 @@ class Generator:
         # Over a mesh every device takes as many rows as the next.
         self._rows = math.prod(compute.mesh.shape[axis] for axis in BATCH_AXES) if compute.mesh is not None else 1
 
-        @functools.partial(jax.jit, static_argnames=("eos_id", "max_new"))
-        def run(params, tokens_BP, length_B, eos_id, max_new):
-            return greedy(spec.merge(params), tokens_BP, length_B, eos_id, max_new, compute, prefix_lm)
+        @functools.partial(jax.jit, static_argnames=("stop_ids", "max_new"))
+        def run(params, tokens_BP, length_B, stop_ids, max_new):
+            return greedy(spec.merge(params), tokens_BP, length_B, stop_ids, max_new, compute, prefix_lm)
 
         self._run = run
 
@@ -91,22 +96,23 @@ class Generator:
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        eos_id: int,
+        stop_ids: Sequence[int],
         *,
         check: Callable[[], Any] = lambda: None,
     ) -> list[list[int]]:
-        """One completion a prompt, in order, without EOS. Prompts of like length are decoded together.
+        """One completion a prompt, in order, without the one of `stop_ids` that ended it.
 
+        Prompts of like length are decoded together.
         `check` is called between batches and may raise to stop.
         Raises: UserError for an empty prompt, or one too long for the model's positions.
         """
-        return [tokens for tokens, _ in self.generate_with_gaps(prompts, max_new_tokens, eos_id, check=check)]
+        return [tokens for tokens, _ in self.generate_with_gaps(prompts, max_new_tokens, stop_ids, check=check)]
 
     def generate_with_gaps(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        eos_id: int,
+        stop_ids: Sequence[int],
         *,
         check: Callable[[], Any] = lambda: None,
     ) -> list[tuple[list[int], list[float]]]:
@@ -120,9 +126,9 @@ class Generator:
         for start in range(0, len(order), self.batch_size):
             check()
             chosen = order[start : start + self.batch_size]
-            tokens, gaps = self._batch([prompts[i] for i in chosen], max_new_tokens, eos_id)
+            tokens, gaps = self._batch([prompts[i] for i in chosen], max_new_tokens, tuple(stop_ids))
             for row, i in enumerate(chosen):
-                ended = np.flatnonzero(tokens[row] == eos_id)
+                ended = np.flatnonzero(np.isin(tokens[row], stop_ids))
                 n = int(ended[0]) if len(ended) else max_new_tokens
                 results[i] = (tokens[row, :n].tolist(), gaps[row, :n].tolist())
         return results
@@ -137,7 +143,7 @@ class Generator:
                 f"{self.max_length} positions"
             )
 
-    def _batch(self, prompts: Sequence[Sequence[int]], max_new: int, eos_id: int):
+    def _batch(self, prompts: Sequence[Sequence[int]], max_new: int, stop_ids: tuple[int, ...]):
         """Of two host arrays [batch, max_new], the first rows are the prompts'; the rest fill up to a power of two."""
         size = min(self.batch_size, 1 << (len(prompts) - 1).bit_length())
         size = -(-size // self._rows) * self._rows
@@ -147,4 +153,4 @@ class Generator:
         for row, prompt in enumerate(prompts):
             tokens_BP[row, : len(prompt)] = prompt
             length_B[row] = len(prompt)
-        return jax.device_get(self._run(self.params, tokens_BP, length_B, eos_id, max_new))
+        return jax.device_get(self._run(self.params, tokens_BP, length_B, stop_ids, max_new))

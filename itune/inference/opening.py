@@ -26,6 +26,7 @@ from itune.weights import resolve
 from itune.weights.fetch import RELEASES
 from itune.weights.hub import PREFIX
 from itune.weights.peft import read_adapter
+from itune.weights.shards import weights_digest
 
 Tuning = LoRAConfig | FullConfig | None
 
@@ -89,11 +90,12 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
         )
     folder = resolve(source)
     config = read_config(folder)
-    tuning, trained = read_adapter(Path(adapter).expanduser(), config) if adapter else (None, {})
-    own_format = "plain" if Tokenizer.from_folder(folder).chat_template is None else "chat"
+    tuning, trained = read_adapter(adapter, config) if adapter else (None, {})
+    tokenizer = Tokenizer.from_folder(folder)
+    own_format = "plain" if tokenizer.chat_template is None else "chat"
     chosen = prompt_format or ("seq2seq" if isinstance(config, EncoderDecoderConfig) else own_format)
     spec = model_spec(config, tuning)
-    _check_format(chosen, spec, source)
+    _check_format(chosen, spec, source, tokenizer)
     return Opened(
         name=f"{source} with {adapter}" if adapter else source,
         source=source,
@@ -105,7 +107,7 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
     )
 
 
-def _check_format(prompt_format: str, spec: ModelSpec, source: str) -> None:
+def _check_format(prompt_format: str, spec: ModelSpec, source: str, tokenizer: Tokenizer) -> None:
     kind = isinstance(spec.config, EncoderDecoderConfig)
     if kind != (prompt_format == "seq2seq"):
         what = (
@@ -114,6 +116,11 @@ def _check_format(prompt_format: str, spec: ModelSpec, source: str) -> None:
             else "a decoder, whose prompts are never 'seq2seq'"
         )
         raise UserError(f"--prompt_format={prompt_format}: {source} is {what}")
+    if prompt_format == "chat":  # before the weights are read
+        try:
+            tokenizer.render_chat([{"role": "user", "content": "?"}], add_generation_prompt=True)
+        except UserError as error:
+            raise UserError(f"--prompt_format=chat: {source}: {error}") from None
 
 
 def _open_run(run: Path, step: str | None, prompt_format: str | None) -> Opened:
@@ -128,7 +135,7 @@ def _open_run(run: Path, step: str | None, prompt_format: str | None) -> Opened:
     folder = resolve(weights.source)
     spec = model_spec(read_config(folder), tuning, quantise=weights.quantise)
     check_fits(checkpoint, spec, folder)
-    _check_format(prompt_format or own_format, spec, str(run))
+    _check_format(prompt_format or own_format, spec, str(run), Tokenizer.from_folder(folder))
     return Opened(
         name=f"{run} at step {checkpoint.step}",
         source=weights.source,
@@ -219,6 +226,8 @@ def check_fits(checkpoint: Checkpoint, spec: ModelSpec, folder: Path) -> None:
     base = checkpoint.meta.get("base")
     if base != folder.name:
         raise UserError(f"{where}: was tuned from {base}, but its WeightsConfig.source now leads to {folder}")
+    if checkpoint.meta.get("base_weights", digest := weights_digest(folder)) != digest:
+        raise UserError(f"{where}: was tuned from other weights than those now in {folder}; bring those back")
     differ = set(checkpoint.params) ^ spec.trainable
     differ |= {p for p, a in checkpoint.params.items() if p in spec.shapes and a.shape != spec.shapes[p]}
     if differ:

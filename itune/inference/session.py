@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from itune.data.prompt import render_prompt, stop_id
+from itune.data.prompt import render_prompt, stop_ids
 from itune.data.tokenizer import Tokenizer, check_vocabulary
 from itune.inference.generate import Generator
 from itune.inference.opening import Opened, open_model
@@ -39,9 +39,9 @@ class Session:
         return Generator(self.spec, self.params, self.compute, batch_size=batch_size, prefix_lm=self.prefix_lm)
 
     @property
-    def stop_id(self) -> int:
-        """The token at which a reply ends: EOS, or in the chat format what the model's template closes a turn with."""
-        return stop_id(self.tokenizer, self.prompt_format)
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a reply: see `itune.data.prompt.stop_ids`."""
+        return stop_ids(self.tokenizer, self.prompt_format)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a single question, in the session's prompt format."""

@@ -28,7 +28,7 @@ def complete(
     at_once = batch_size * BATCHES_AT_ONCE
     for start in range(0, len(prompts), at_once):
         chosen = slice(start, start + at_once)
-        replies = generator.generate(encoded[chosen], max_new_tokens, session.stop_id)
+        replies = generator.generate(encoded[chosen], max_new_tokens, session.stop_ids)
         for prompt, ids in zip(prompts[chosen], replies, strict=True):
             text = session.decode(ids)
             if output_format == "json":
@@ -72,7 +72,7 @@ class Conversation:
 
     def _generate(self, ids: list[int]) -> str:
         self._generator.check_length("the prompt", len(ids), self.max_new_tokens)
-        found = self._generator.generate([ids], self.max_new_tokens, self.session.stop_id)
+        found = self._generator.generate([ids], self.max_new_tokens, self.session.stop_ids)
         return self.session.decode(found[0])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from itune.models.config import AnyModelConfig, EncoderDecoderConfig, FullConfig, LoRAConfig
+from itune.models.config import LINEAR_LAYERS, AnyModelConfig, EncoderDecoderConfig, FullConfig, LoRAConfig
 from itune.models.decoder import Decoder
 from itune.models.encdec import EncoderDecoder
 from itune.models.linear import LoRAParam
@@ -119,7 +119,8 @@ def _trainable(names: dict[str, nnx.Variable], tuning) -> frozenset[str]:
 def _check_adapters(spec: ModelSpec, lora: LoRAConfig) -> None:
     """Every name, pattern and number finds something: a slip must not leave a layer untuned in silence."""
     linear = spec.linear_paths()
-    for pattern in lora.layers:
+    # The default is every linear layer of any family; T5 v1.0 has no gate.
+    for pattern in () if lora.layers == LINEAR_LAYERS else lora.layers:
         if not any(pattern == p.rpartition("/")[2] or re.fullmatch(pattern, p) for p in linear):
             raise ValueError(f"LoRAConfig.layers: {pattern!r} fits no linear layer; they are {', '.join(linear)}")
     for pattern in lora.train:

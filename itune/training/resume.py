@@ -20,6 +20,7 @@ from itune.training.checkpoint import Checkpoints
 from itune.training.data_side import DataSide
 from itune.training.setup import plan_record
 from itune.training.step import TrainState
+from itune.weights.shards import weights_digest
 
 
 def record_run(config: RunConfig, model_dir: Path, data: DataSide, console: Console) -> None:
@@ -92,6 +93,7 @@ def checkpoint_meta(config: RunConfig, data: DataSide, step: int, interval: dict
         "plan": data.plan.digest,
         "config": config_digest(config),
         "base": data.folder.name,
+        "base_weights": weights_digest(data.folder),
         "quantise": config.weights.quantise,
         "sensitive": data.manifest.sensitive,  # weights can hold what they were trained on: the mark goes with them
     }
@@ -115,6 +117,11 @@ def restore_newest(
             say(console, f"itune: warning: {error}", "yellow")
             checkpoints.forget(step)
             continue
+        if meta.get("base_weights", weights_digest(data.folder)) != weights_digest(data.folder):
+            raise UserError(
+                f"{checkpoints.folder}: was tuned from other weights than those now in {data.folder}; "
+                "bring those back, or give another --workdir, or --no-resume to start over"
+            )
         if meta["plan"] != data.plan.digest:
             raise UserError(
                 f"{checkpoints.folder}: made with other data (plan {meta['plan'][:12]}, now {data.plan.digest[:12]}): "

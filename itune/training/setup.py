@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -125,7 +124,7 @@ def _start(config: RunConfig, spec: ModelSpec) -> Mapping[str, np.ndarray]:
     """The parameters of WeightsConfig.adapter, which must be of the kind that the run trains."""
     if not config.weights.adapter:
         return {}
-    lora, start = read_adapter(Path(config.weights.adapter).expanduser(), spec.config)
+    lora, start = read_adapter(config.weights.adapter, spec.config)
     asked = config.tuning
     if not isinstance(asked, LoRAConfig):
         raise UserError("WeightsConfig.adapter is where adapters' training goes on from; this run trains no adapter")

@@ -15,11 +15,14 @@ TASKS_SHOWN = 60
 
 
 def write_card(
-    folder: Path, *, name: str, base: Path, source: str, run: Path | None, step: int | None, what: str
+    folder: Path, *, name: str, base: Path, source: str, run: Path | None, step: int | None, what: str, library: str
 ) -> None:
-    """README.md in `folder`. run: None for weights that were converted as they are.  what: "bfloat16 weights", ..."""
+    """README.md in `folder`, and SOURCE.json, by which a further card knows what this one says.
+
+    run: None for weights that were converted as they are.  what: "bfloat16 weights", ...  library: that loads it.
+    """
     named = source.removeprefix("hf:")
-    facts = _read(base / "SOURCE.json")
+    facts = _facts(base)
     base_name = str(facts.get("name") or facts.get("file") or (named if named != source else base.name))
     lines = [f"# {name}", "", f"{what}, {MARK}"]
     if run is None:
@@ -29,12 +32,42 @@ def write_card(
         manifest, config = _read(run / "manifest.json"), _read(run / "config.json")
         licence = strictest(str(facts.get("licence") or ""), manifest)
         lines += ["", f"{base_name}, tuned with itune to step {step}."]
+        if quantised := config.get("weights", {}).get("quantise"):
+            lines += [
+                "",
+                f"The base was held as {quantised} while adapters were trained; it is written as it was read.",
+            ]
         lines += _prompting(config) + _mixture(run, manifest) + _results(run, config, step) + _licences(facts, manifest)
     if precision := facts.get("precision"):
         lines += ["", "## Precision of the base", "", f"{precision} (from {facts.get('file')})."]
+    if earlier := facts.get("tuned"):
+        lines += ["", "## Tuned before", "", *(f"- {line}" for line in earlier)]
     front = ["---", *_licence_fields(licence), f"base_model: {json.dumps(base_name)}"]
-    front += ["library_name: transformers", "tags: [itune, instruction-tuning]", "---", ""]
+    front += [f"library_name: {library}", "tags: [itune, instruction-tuning]", "---", ""]
     (folder / "README.md").write_text("\n".join([*front, *lines]) + "\n", "utf-8")
+    kept: dict[str, Any] = {
+        key: facts[key] for key in ("file", "quantised", "precision", "instruction_tuned") if key in facts
+    }
+    tuned = [*facts.get("tuned", [])]
+    if run is not None:
+        tuned.append(f"{base_name} on `{_read(run / 'manifest.json').get('mixture', '?')}` to step {step}")
+    record: dict[str, Any] = {**kept, "name": base_name if run is None else name, "licence": licence, "tuned": tuned}
+    (folder / "SOURCE.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _facts(base: Path) -> dict[str, Any]:
+    """SOURCE.json of a folder that we made; of another the licence that its own card declares."""
+    if facts := _read(base / "SOURCE.json"):
+        return facts
+    try:
+        card = (base / "README.md").read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    front = re.match(r"---\n(.*?)\n---", card, re.S)
+    for field in ("license_name", "license"):
+        if front and (declared := re.search(rf"^{field}: *[\"']?([^\n\"']+)", front[1], re.M)):
+            return {"licence": declared[1].strip()}
+    return {}
 
 
 def _licence_fields(licence: str) -> list[str]:
@@ -63,7 +96,9 @@ def _prompting(config: Mapping[str, Any]) -> list[str]:
             'The prompt is the instruction and a newline; the reply ends with EOS: `"Explain what a fever is.\\n"`.'
         ],
         "chat": [
-            "Prompts go through the tokenizer's chat template (`apply_chat_template`); a reply ends with its turn."
+            "Prompts go through the tokenizer's chat template; a reply ends with its turn: "
+            '`tokenizer.apply_chat_template([{"role": "user", "content": "Explain what a fever is."}], '
+            "add_generation_prompt=True)`."
         ],
     }
     return ["", "## How to prompt it", "", *how.get(form, [f"Prompt format {form!r} of itune."])]

@@ -110,10 +110,7 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 def _generation(base: Path, stop_ids: Sequence[int]) -> dict[str, Any]:
     path = base / "generation_config.json"
     config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    own = config.get("eos_token_id")
-    own = own if isinstance(own, list) else [] if own is None else [own]
-    ids = list(dict.fromkeys([*stop_ids, *own]))
-    return config | ({"eos_token_id": ids[0] if len(ids) == 1 else ids} if ids else {})
+    return config | ({"eos_token_id": stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)} if stop_ids else {})
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

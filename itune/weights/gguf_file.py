@@ -50,6 +50,7 @@ class GGUFFile:
         self.architecture = ARCHITECTURES[self.name]
         prefix = f"{self.name}."
         self.own = {k.removeprefix(prefix): v for k, v in self.metadata.items() if k.startswith(prefix)}
+        self._same_in_all_layers()
         self._refuse_other_maths()
 
     def _refuse_other_maths(self) -> None:
@@ -62,6 +63,18 @@ class GGUFFile:
                 raise UserError(
                     f"{self.where}: {self.name}.{key} is {value!r}, which is not supported (only {allowed[0]!r})"
                 )
+
+    def _same_in_all_layers(self) -> None:
+        """Lists of a value for each layer become the value. UserError where layers differ."""
+        for key, value in self.own.items():
+            if isinstance(value, list | tuple | np.ndarray):
+                values = np.unique(np.asarray(value))
+                if len(values) != 1:
+                    raise UserError(
+                        f"{self.where}: {self.name}.{key} differs from layer to layer ({values.tolist()!s:.60}), which "
+                        "is not supported"
+                    )
+                self.own[key] = values[0].item()
 
     def need(self, key: str) -> Any:
         if key not in self.own:

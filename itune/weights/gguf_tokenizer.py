@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from itune.data.sentencepiece_model import CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, bpe
 from itune.errors import UserError, nearest
@@ -44,7 +44,18 @@ PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
     "smollm": _smollm,
     "qwen2": _split(_WORDS.replace("DIGITS", "")),
     "llama-bpe": _split(_WORDS.replace("DIGITS", "{1,3}")),
+    "tekken": _split(
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
 }
+# A word that is a token stays one, whatever the merges would make of it.
+WHOLE_WORDS = ("llama-bpe", "tekken")
+# Composed characters, as the model's own tokenizer.json has them.
+COMPOSED = ("qwen2",)
+# Where the file does not say so, text begins with BOS.
+BEGINS_WITH_BOS = ("llama-bpe", "tekken")
 
 # our key in tokenizer_config.json: the metadata's key
 SPECIAL = {
@@ -82,7 +93,10 @@ def build_tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
             f"{where}: tokenizer.ggml.tokens has {len(tokens)} entries, {len(vocab)} of them different, "
             f"and tokenizer.ggml.token_type {len(types)}"
         )
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=_merges(metadata, vocab, where)))
+    merges = _merges(metadata, vocab, where)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in WHOLE_WORDS))
+    if pre in COMPOSED:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     _add(tokenizer, tokens, types)
@@ -134,7 +148,8 @@ def tokenizer_config(metadata: dict[str, Any], where: str) -> dict[str, Any]:
         if not 0 <= token_id < len(tokens):
             raise UserError(f"{where}: {key} is {token_id}, outside the vocabulary of {len(tokens)}")
         config[name] = tokens[token_id]
-    config["add_bos_token"] = bool(metadata.get("tokenizer.ggml.add_bos_token", False))
+    begins = metadata.get("tokenizer.ggml.model") == "llama" or metadata.get("tokenizer.ggml.pre") in BEGINS_WITH_BOS
+    config["add_bos_token"] = bool(metadata.get("tokenizer.ggml.add_bos_token", begins and "bos_token" in config))
     config["add_eos_token"] = bool(metadata.get("tokenizer.ggml.add_eos_token", False))
     if (template := metadata.get("tokenizer.chat_template")) is not None:
         config["chat_template"] = template

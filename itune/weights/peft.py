@@ -18,12 +18,11 @@ from itune.errors import UserError, nearest
 from itune.models.config import AnyModelConfig, EncoderDecoderConfig, LoRAConfig
 from itune.models.families import OFF
 from itune.models.spec import ModelSpec, model_spec
+from itune.weights.adapter_file import CONFIG, WEIGHTS, open_adapter
 from itune.weights.export import write_json
 from itune.weights.names import TABLES
 from itune.weights.safetensors_file import Entry, write_file
-from itune.weights.shards import open_tensors
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 LEAVES = {"lora_a": ".lora_A.weight", "lora_b": ".lora_B.weight", "lora_m": ".lora_magnitude_vector"}
 # peft's fields: read, known not to change what a trained adapter computes, or allowed to say only that they are off.
@@ -51,16 +50,17 @@ INITS = (True, False, "gaussian", "orthogonal")  # others change the base that t
 NAME = re.compile(r"(?P<layer>.+?)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector(\.weight)?)")
 
 
-def read_adapter(folder: Path, model: AnyModelConfig) -> tuple[LoRAConfig, dict[str, np.ndarray]]:
+def read_adapter(source: str | Path, model: AnyModelConfig) -> tuple[LoRAConfig, dict[str, np.ndarray]]:
     """(the adapter's LoRAConfig, its parameters by path, float32) for a base of this config.
+
+    source: as in `open_adapter`.
 
     Raises: UserError naming file and field or tensor, for what is not LoRA as we compute it, or not this model's.
     """
-    path = Path(folder) / CONFIG
-    lora = _lora(_read_config(path), path)
     linear, whole = _places(model)
     found: dict[str, dict[int, np.ndarray]] = {}
-    with open_tensors(Path(folder)) as tensors:
+    with open_adapter(source) as (config, tensors, where):
+        lora = _lora(config, where)
         for name in tensors:
             shape = tensors.shape(name)
             array = tensors.read(name, (slice(None),) * len(shape), np.dtype(np.float32))
@@ -74,32 +74,17 @@ def read_adapter(folder: Path, model: AnyModelConfig) -> tuple[LoRAConfig, dict[
                 ours, at, transposed = whole[layer]
                 found.setdefault(ours, {})[at] = array.T if transposed else array
             else:
-                raise UserError(f"{folder}: tensor {name!r} has no place in a {model.family} model")
+                raise UserError(f"{source}: tensor {name!r} has no place in a {model.family} model")
     if "embed" in found and (model.tied_embeddings or isinstance(model, EncoderDecoderConfig)):
         raise UserError(
-            f"{folder}: holds an embedding, which other parts of a {model.family} model share; merge it first"
+            f"{source}: holds an embedding, which other parts of a {model.family} model share; merge it first"
         )
     lora = _narrowed(lora, found, model)
-    spec = _spec(lora, model, path)
-    return lora, {p: _stack(found.get(p, {}), spec, p, Path(folder)) for p in sorted(spec.trainable)}
+    spec = _spec(lora, model, where)
+    return lora, {p: _stack(found.get(p, {}), spec, p, source) for p in sorted(spec.trainable)}
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text("utf-8"))
-    except OSError:
-        # peft saves further adapters of a model into folders of their own, beside the first or below it.
-        named = sorted(found.parent.name for found in path.parent.glob(f"*/{CONFIG}"))
-        which = f"; it holds adapters by name: {', '.join(named)}; name one of these folders" if named else ""
-        raise UserError(f"{path.parent}: no {CONFIG} here (a folder that peft saved has one){which}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(fields).__name__}")
-    return fields
-
-
-def _lora(fields: Mapping[str, Any], path: Path) -> LoRAConfig:
+def _lora(fields: Mapping[str, Any], path: str) -> LoRAConfig:
     only = {"peft_type": ("LORA",), "bias": ("none", None), "init_lora_weights": INITS}
     for name, allowed in only.items():
         if fields.get(name, allowed[0]) not in allowed:
@@ -143,14 +128,14 @@ def _narrowed(lora: LoRAConfig, found: Mapping[str, Mapping[int, Any]], model: A
     return LoRAConfig(**fields, layers=tuple(sorted(adapters)), at=at, train=train)  # type: ignore[arg-type]
 
 
-def _spec(lora: LoRAConfig, model: AnyModelConfig, path: Path) -> ModelSpec:
+def _spec(lora: LoRAConfig, model: AnyModelConfig, path: str) -> ModelSpec:
     try:
         return model_spec(model, lora)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _stack(layers: Mapping[int, np.ndarray], spec: ModelSpec, path: str, folder: Path) -> np.ndarray:
+def _stack(layers: Mapping[int, np.ndarray], spec: ModelSpec, path: str, source: str | Path) -> np.ndarray:
     """[N, 1, ...] of an adapter's leaf, zero where the file has none; or a parameter that was trained in full."""
     shape, adapter = spec.shapes[path], path.rpartition("/")[2] in LEAVES
     out = np.zeros(shape, np.float32)
@@ -158,13 +143,13 @@ def _stack(layers: Mapping[int, np.ndarray], spec: ModelSpec, path: str, folder:
         place = out[n, 0] if adapter else out[n] if n >= 0 else out
         if place.shape != array.shape:
             raise UserError(
-                f"{folder}: {path} of layer {n} has shape {array.shape}, r and the base ask for {place.shape}"
+                f"{source}: {path} of layer {n} has shape {array.shape}, r and the base ask for {place.shape}"
             )
         place[...] = array
     at = spec.tuning.at if isinstance(spec.tuning, LoRAConfig) else ()
     expected = set(at or range(shape[0])) if adapter or -1 not in layers else {-1}
     if missing := expected - set(layers):
-        raise UserError(f"{folder}: {path} of layer {min(missing)} is missing ({len(missing)} such)")
+        raise UserError(f"{source}: {path} of layer {min(missing)} is missing ({len(missing)} such)")
     return out
 
 

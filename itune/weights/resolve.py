@@ -16,7 +16,7 @@ from itune.weights import hub
 from itune.weights.fetch import RELEASES, Echo, Release, fetch_gguf, locked, sha256
 
 # Of the conversion: raise it when what a GGUF file is turned into changes, and cached folders are made anew.
-CONVERTER = 1
+CONVERTER = 2
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 OTHERS = {".h5": "TensorFlow's", ".msgpack": "Flax's", ".onnx": "ONNX's", ".npz": "NumPy's"}
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ class Entry:
     make: Callable[[], np.ndarray]
 
 
-def write_file(path: Path, entries: Sequence[Entry], dtype: str = "float32") -> dict[str, Any]:
+def write_file(
+    path: Path, entries: Sequence[Entry], dtype: str = "float32", metadata: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Returns: {"bytes": size, "sha256": hex}. bfloat16 is rounded to nearest, ties to even."""
     name, stored = DTYPES[dtype]
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for entry in entries:
         end = offset + stored.itemsize * int(np.prod(entry.shape, dtype=np.int64))

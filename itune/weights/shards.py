@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,11 +26,11 @@ LFS = b"version https://git-lfs"
 class Tensors:
     """{name: tensor} of a folder; nothing is read before it is asked for."""
 
-    def __init__(self, folder: Path, files: Mapping[str, tuple[Path, Any]]) -> None:
-        """files: tensor name -> (the file that holds it, that file opened)."""
+    def __init__(self, folder: Path, files: Mapping[str, tuple[Path, Any]], prefix: str = "") -> None:
+        """files: tensor name -> (the file that holds it, that file opened).  prefix: of the names in the files."""
         self.folder = folder
         self._files = dict(files)
-        self._stored = {name: name for name in files}
+        self._stored = {name: prefix + name for name in files}
         for name, other in ALIASES.items():
             if other in self._files and name not in self._files:
                 self._files[name], self._stored[name] = self._files.pop(other), other
@@ -59,6 +61,17 @@ class Tensors:
         if found != theirs:
             raise UserError(f"{self.folder}: {name} has shape {found}, config.json asks for {theirs}")
 
+    def sample(self, name: str) -> np.ndarray:
+        """The first 8 numbers, float32, of the first, middle and last row; of a vector its first 24."""
+        _, file = self._files[name]
+        part = file.get_slice(self._stored[name])
+        shape = part.get_shape()
+        if len(shape) < 2:
+            return np.asarray(part[: min(24, shape[0])] if shape else part[()], np.float32)
+        rest = (*(0 for _ in shape[1:-1]), slice(0, min(8, shape[-1])))
+        rows = dict.fromkeys((0, shape[0] // 2, shape[0] - 1)) if shape[0] else {}
+        return np.concatenate([np.ravel(part[(row, *rest)]).astype(np.float32) for row in rows] or [np.zeros(0, "f4")])
+
     def read(self, name: str, index: Index, dtype: np.dtype, *, transposed: bool = False) -> np.ndarray:
         """tensor[index] (of its transpose, if `transposed`) as a contiguous array of `dtype`.
 
@@ -72,6 +85,21 @@ class Tensors:
         if array.size and not np.isfinite(np.abs(array.astype(np.float32, copy=False)).max()):
             raise UserError(f"{path}: {name} holds numbers that are not finite (NaN or infinity)")
         return array
+
+
+@functools.lru_cache(maxsize=4)
+def weights_digest(folder: Path) -> str:
+    """SHA-256 (hex) over every tensor's name, shape and up to 24 of its numbers, as float32.
+
+    The same for the same weights in other files or a wider type; weights that were trained further have another.
+    Raises: UserError as `open_tensors`.
+    """
+    digest = hashlib.sha256()
+    with open_tensors(folder) as tensors:
+        for name in sorted(tensors):
+            digest.update(f"{name} {tensors.shape(name)}".encode())
+            digest.update(tensors.sample(name).tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

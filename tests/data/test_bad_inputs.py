@@ -84,13 +84,13 @@ def locked_folder(folder: Path) -> None:
 FILES = [
     Case(
         "gz cut short",
-        reads("x.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 99)[:-9]),
+        reads("x.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 99, mtime=0)[:-9]),
         "FOLDER/x.jsonl.gz: cannot be read: Compressed file ended before .*",
     ),
     Case("no gz at all", reads("x.jsonl.gz", b'{"q": 1}\n'), "FOLDER/x.jsonl.gz: cannot be read: Not a gzipped file"),
     Case(
         "gz with a wrong checksum",
-        reads("x.jsonl.gz", gzip.compress(b'{"q": 1}\n')[:-8] + b"12345678"),
+        reads("x.jsonl.gz", gzip.compress(b'{"q": 1}\n', mtime=0)[:-8] + b"12345678"),
         "FOLDER/x.jsonl.gz: cannot be read: CRC check failed.*",
     ),
     Case(

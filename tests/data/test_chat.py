@@ -299,7 +299,7 @@ def test_a_session_stops_there(tmp_path: Path) -> None:
     for prompt_format, stop in (("chat", "<end_of_turn>"), ("plain", "<eos>")):
         rest = dict.fromkeys(("name", "spec", "params", "compute", "mesh"))
         session = Session(tokenizer=tokenizer, prompt_format=prompt_format, **rest)  # type: ignore[arg-type]
-        assert [session.stop_id] == tokenizer.encode(stop)
+        assert [session.stop_ids[0]] == tokenizer.encode(stop)
 
 
 def test_the_chat_baseline_lays_a_plain_record_out_anew(tmp_path: Path) -> None:

@@ -146,7 +146,11 @@ LONG = "x" * (10 * 2**20)
         ("x.jsonl", b"\n \n", "x.jsonl: no records in this file"),
         ("x.json", b"[]", "x.json: no records in this file"),
         ("x.csv", b"q,a\n", "x.csv: no records in this file"),
-        ("x.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 99)[:-9], "x.jsonl.gz: cannot be read: Compressed file ended"),
+        (
+            "x.jsonl.gz",
+            gzip.compress(b'{"q": 1}\n' * 99, mtime=0)[:-9],
+            "x.jsonl.gz: cannot be read: Compressed file ended",
+        ),
         ("x.jsonl.gz", b'{"q": 1}\n', "x.jsonl.gz: cannot be read: Not a gzipped file"),
         ("x.jsonl.zst", zst(b'{"q": 1}\n' * 99)[:-5], "x.jsonl.zst: cannot be read: Truncated"),
         ("x.jsonl.zst", b"plain text", "x.jsonl.zst: cannot be read: ZSTD"),

@@ -22,6 +22,8 @@ CORPUS = [
 LINES = [
     *TOKEN_LINES,
     "plain words",
+    "a medicine, premedicated",
+    "one<turn>two <turn> three[DOSE]mg",
     " a leading space",
     "a trailing space ",
     "two  spaces   three",
@@ -44,6 +46,12 @@ KINDS = {
         "normalization_rule_name": "identity",
         "user_defined_symbols": ["\u2581\u2581", "<turn>", "\n\n"],
     },
+    "bpe with symbols and a space before the text": {
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "user_defined_symbols": ["<turn>", "medi", "[DOSE]"],
+    },
+    "bpe with symbols that are spaces": {"model_type": "bpe", "user_defined_symbols": ["\u2581\u2581", "<turn>"]},
     "unigram with bytes": {"model_type": "unigram", "byte_fallback": True},
 }
 
@@ -97,6 +105,26 @@ def test_t5s_sentinels_stand_behind_the_pieces(folder):
     assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id) == (0, 1, None)
     last = tokenizer.vocab_size - 1
     assert tokenizer.encode("<extra_id_0>") == [last] and tokenizer.encode("<extra_id_99>") == [last - 99]
+
+
+def test_tokens_that_the_config_adds_stand_behind_the_pieces(folder):
+    data = train(model_type="bpe", byte_fallback=True)
+    (folder / "tokenizer.model").write_bytes(data)
+    size = sentencepiece.SentencePieceProcessor(model_proto=data).get_piece_size()
+
+    def declare(first: int) -> None:
+        tokens = {str(first + n): {"content": t, "special": True} for n, t in enumerate(("<|turn|>", "<|end|>"))}
+        declared = {"2": {"content": "</s>", "special": True}} | tokens
+        config = {"eos_token": "<|end|>", "added_tokens_decoder": declared}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+    declare(size)
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.encode("<|turn|>") == [size] and tokenizer.eos_id == size + 1 == tokenizer.vocab_size - 1
+    assert tokenizer.decode(tokenizer.encode("aspirin<|end|>")) == "aspirin"
+    declare(size + 1)
+    with pytest.raises(UserError, match=rf"'<\|turn\|>' as id {size + 1}; the SentencePiece model leaves {size} next"):
+        Tokenizer.from_folder(folder)
 
 
 def test_the_second_time_it_comes_from_the_cache(folder, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -76,6 +77,27 @@ def test_another_run_can_start_from_it(run, small_run, tmp_path):
         resolve(f"{run}@7", echo=quiet)
     done = small_run.train("runs/second", "--gin.TRAIN_STEPS=1", f"--gin.WeightsConfig.source='{run}'")
     assert done.returncode == 0, done.stderr[-2000:]
+    convert(str(small_run.folder / "runs/second"), tmp_path / "out", echo=quiet)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "## Tuned before" in card and "on `toy` to step 2" in card, card
+    assert json.loads((tmp_path / "out" / "SOURCE.json").read_text())["tuned"][-1].endswith("to step 1")
+
+
+def test_the_licence_and_the_precision_of_the_base_go_along(run, small_run, tmp_path):
+    """Through a folder with a card of its owners', a run, and that run's own folder as the base of the next card."""
+    base = tmp_path / "base"
+    shutil.copytree(small_run.model, base)
+    (base / "README.md").write_text("---\nlicense: other\nlicense_name: gemma\n---\n# Model\n")
+    convert(str(base), tmp_path / "first", echo=quiet)
+    assert "license: gemma" in (tmp_path / "first" / "README.md").read_text()
+    record = json.loads((tmp_path / "first" / "SOURCE.json").read_text())
+    facts = {"file": "x-Q4_1.gguf", "quantised": "Q4_1", "precision": "4-bit dequantised"}
+    (tmp_path / "first" / "SOURCE.json").write_text(json.dumps(record | facts))
+    convert(str(tmp_path / "first"), tmp_path / "second", echo=quiet)
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "license: gemma" in card and "4-bit dequantised (from x-Q4_1.gguf)" in card
+    convert(str(run), tmp_path / "adapter", separate=True, echo=quiet)
+    assert "library_name: peft" in (tmp_path / "adapter" / "README.md").read_text()
 
 
 def test_training_goes_on_from_an_adapter_of_pefts(run, small_run, tmp_path):

@@ -22,7 +22,7 @@ from tests import tiny
 from tests.world import write_model
 
 NEW = 6
-NO_EOS = tiny.CONFIG.vocab_size  # an id that is never chosen
+NO_EOS = (tiny.CONFIG.vocab_size,)  # an id that is never chosen
 LENGTHS = (1, 40, BUCKET - 1, BUCKET, BUCKET + 1)
 
 
@@ -87,12 +87,15 @@ def test_eos_ends_its_row_and_no_other():
     eos = whole[2][3]
     cut = [tokens[: tokens.index(eos)] if eos in tokens else tokens for tokens in whole]
     assert any(len(c) < NEW for c in cut) and any(len(c) == NEW for c in cut)
-    assert generator().generate(prompts(), NEW, eos) == cut
+    assert generator().generate(prompts(), NEW, (eos,)) == cut
+    other = whole[0][2]
+    both = [tokens[: min(map(tokens.index, {eos, other} & {*tokens}), default=NEW)] for tokens in whole]
+    assert both != cut and generator().generate(prompts(), NEW, (eos, other)) == both, "the first of either ends it"
 
 
 def test_rows_that_have_ended_stay_at_eos_and_filler_rows_never_start():
     eos = complete()[2][3]
-    tokens, gaps = generator()._batch(prompts()[:3], NEW, eos)
+    tokens, gaps = generator()._batch(prompts()[:3], NEW, (eos,))
     assert tokens.shape == gaps.shape == (4, NEW), "three prompts fill up a batch of four"
     ended = np.cumsum(tokens == eos, axis=1) > 0
     assert ended[2, 3] and (tokens[ended] == eos).all()

@@ -7,19 +7,24 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 from itune import cli, evaluate, generate
 from itune.errors import UserError
 from itune.inference import opening, session
 from itune.training.checkpoint import Checkpoints
 from itune.training.config import CheckpointConfig
+from itune.training.resume import restore_newest
 from itune.training.step import TrainState
+from itune.weights.shards import weights_digest
 from tests.world import World
 
 
@@ -76,6 +81,31 @@ def test_full_tuning_takes_the_place_of_the_base(small_run, tmp_path):
     (tmp_path / "shape" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="final_norm/scale is not as config.json describes"):
         session.load(str(tmp_path / "shape"))
+
+
+def test_other_weights_under_the_same_name_are_told(run, small_run, tmp_path):
+    """The run's base is brought back trained further: neither generation nor a resumed run takes it."""
+    moved, other = tmp_path / "run", tmp_path / "elsewhere" / small_run.model.name
+    shutil.copytree(run, moved)
+    shutil.copytree(small_run.model, other)
+    config = (moved / "config.json").read_text().replace(str(small_run.model), str(other))
+    (moved / "config.json").write_text(config)
+    assert session.load(str(moved)).name == f"{moved} at step 2", "the same weights elsewhere are the same"
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: array * 2 for name, array in tensors.items()}, other / "model.safetensors")
+    weights_digest.cache_clear()
+    with pytest.raises(UserError, match=r"was tuned from other weights than those now in .*; bring those back"):
+        session.load(str(moved))
+    state, data = (types.SimpleNamespace(folder=other) for _ in range(2))
+    whole = types.SimpleNamespace(
+        folder=moved / "checkpoints", steps=lambda: [2], restore=lambda step, state: (state, meta(moved))
+    )
+    with pytest.raises(UserError, match=r"was tuned from other weights .*--no-resume to start over"):
+        restore_newest(whole, state, data, Console())
+
+
+def meta(run: Path) -> dict:
+    return dict(opening.read_checkpoint(run, None).meta)
 
 
 def save(folder: Path, params: dict, meta: dict, **losses: float) -> None:

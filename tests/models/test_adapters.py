@@ -12,11 +12,13 @@ import pytest
 from itune.models.adapters import layer_mask, magnitudes, merged
 from itune.models.compute import Compute
 from itune.models.config import LoRAConfig
+from itune.models.families import read_config
 from itune.models.spec import init_params, model_spec
 from itune.training.config import AdamWConfig
 from itune.training.optim import make_optimizer
 from itune.training.step import StepSettings, TrainState, batch_loss, make_train_step
 from tests import tiny
+from tests.parity import our_families
 
 
 def numbers(spec, seed=1):
@@ -65,6 +67,12 @@ def test_layers_are_named_or_matched(layers, expected):
 def test_a_slip_is_one_line(fields, message):
     with pytest.raises(ValueError, match=message):
         model_spec(tiny.CONFIG, LoRAConfig(**fields))
+
+
+def test_the_default_is_every_linear_layer_of_a_model_without_a_gate(tmp_path):
+    spec = model_spec(read_config(our_families.write_folder(tmp_path, "t5")), LoRAConfig(rank=2))
+    adapted = {path.rpartition("/")[0] for path in spec.adapter_paths()}
+    assert adapted == set(spec.linear_paths()) and not any("gate" in path for path in adapted)
 
 
 def test_rslora_scales_by_the_root_of_the_rank():

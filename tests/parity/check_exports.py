@@ -18,12 +18,13 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from peft import PeftModel  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 from tests.parity import families  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
+REAL = "smollm2 and an adapter"
 TOLERANCE = 2e-5  # of the largest logit: unmerged here, merged there
 
 
@@ -33,11 +34,11 @@ def main() -> int:
     exports = parser.parse_args().refs / "exports"
     logging.disable_progress_bar()
     faults, largest = [], 0.0
-    for name in families.CONFIGS:
+    names = [*families.CONFIGS, *families.T5S, REAL]
+    for name in names:
         ours = np.load(exports / name / "logits.npy")
         for part, model in (("merged", load(exports / name / "merged")), ("adapter", adapted(exports / name))):
-            with torch.no_grad():
-                theirs = model(torch.from_numpy(families.batch()[0])).logits.numpy()
+            theirs = logits(model)
             difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
             largest = max(largest, difference)
             if difference > TOLERANCE:
@@ -47,14 +48,26 @@ def main() -> int:
         print(f"  FAIL  exports      {fault}")
     if not faults:
         print(
-            f"  ok    exports      {len(families.CONFIGS)} models, merged and as peft's adapters: logits at most "
+            f"  ok    exports      {len(names)} models, merged and as peft's adapters: logits at most "
             f"{largest:.1e} apart; {MODEL}'s tokenizer and chat template the same"
         )
     return 1 if faults else 0
 
 
 def load(folder: Path) -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    seq2seq = AutoConfig.from_pretrained(folder).is_encoder_decoder
+    kind = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    return kind.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+
+
+def logits(model: torch.nn.Module) -> np.ndarray:
+    if model.config.is_encoder_decoder:
+        tokens, labels = families.encoder_batch()
+        given = {"input_ids": tokens, "decoder_input_ids": families.decoder_inputs(labels)}
+    else:
+        given = {"input_ids": families.batch()[0]}
+    with torch.no_grad():
+        return model(**{name: torch.from_numpy(array) for name, array in given.items()}).logits.numpy()
 
 
 def adapted(folder: Path) -> torch.nn.Module:

@@ -41,11 +41,15 @@ def results(spec: ModelSpec, params: Params, compute: Compute) -> dict[str, np.n
         return total / batch.loss_weights.sum()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    return gradients(spec, grads) | {"logits": logits(spec, params, batch, compute), "loss": np.asarray(value)}
+
+
+def logits(spec: ModelSpec, params: Params, batch: Batch, compute: Compute) -> np.ndarray:
+    """[B, L, V] at every token of the batch."""
     model = spec.merge(params)
     hidden_BLD = model.batch_hidden(batch, compute)
     found = model.head_logits(hidden_BLD.reshape(-1, hidden_BLD.shape[-1]), compute)
-    found = np.asarray(found).reshape(*batch.tokens.shape, -1)
-    return gradients(spec, grads) | {"logits": found, "loss": np.asarray(value)}
+    return np.asarray(found).reshape(*batch.tokens.shape, -1)
 
 
 def packed() -> Batch:
@@ -105,7 +109,7 @@ def gradients(spec: ModelSpec, grads: Params) -> dict[str, np.ndarray]:
 
 
 def greedy(spec: ModelSpec, params: Params, rows: list[dict], compute: Compute, eos_id: int) -> list[str]:
-    found = Generator(spec, params, compute).generate([row["prompt"] for row in rows], families.NEW_TOKENS, eos_id)
+    found = Generator(spec, params, compute).generate([row["prompt"] for row in rows], families.NEW_TOKENS, [eos_id])
     faults = [ours.greedy_difference(new, row, eos_id) for new, row in zip(found, rows, strict=True)]
     return [fault for fault in faults if fault]
 

@@ -75,7 +75,7 @@ def real_logits(folder: Path, refs: Path) -> str:
 def greedy(folder: Path, refs: Path) -> str:
     rows = json.loads((refs / "greedy.json").read_text())
     tokenizer = Tokenizer.from_folder(folder)
-    found = Generator(*ours.load(folder), Compute()).generate([row["prompt"] for row in rows], 64, tokenizer.eos_id)
+    found = Generator(*ours.load(folder), Compute()).generate([row["prompt"] for row in rows], 64, [tokenizer.eos_id])
     faults = []
     for row, new in zip(rows, found, strict=True):
         if fault := ours.greedy_difference(new, row, tokenizer.eos_id):

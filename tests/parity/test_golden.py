@@ -76,7 +76,7 @@ def test_greedy_generation_is_transformers(smollm2_model, smollm2):
 
     rows = json.loads((GOLDEN / "smollm2_greedy.json").read_text("utf-8"))
     tokenizer = Tokenizer.from_folder(smollm2)
-    found = Generator(*smollm2_model, Compute()).generate([row["prompt"] for row in rows], 64, tokenizer.eos_id)
+    found = Generator(*smollm2_model, Compute()).generate([row["prompt"] for row in rows], 64, [tokenizer.eos_id])
     faults = [
         (row["text"], ours.greedy_difference(new, row, tokenizer.eos_id)) for row, new in zip(rows, found, strict=True)
     ]

@@ -20,10 +20,10 @@ import numpy as np  # noqa: E402
 from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.convert import convert  # noqa: E402
 from itune.models.compute import Compute  # noqa: E402
-from itune.models.config import LoRAConfig  # noqa: E402
-from itune.models.decoder import logits  # noqa: E402
+from itune.models.config import EncoderDecoderConfig, LoRAConfig  # noqa: E402
 from itune.models.families import read_config  # noqa: E402
 from itune.models.spec import model_spec  # noqa: E402
+from itune.weights import resolve  # noqa: E402
 from itune.weights.export import write_json, write_model  # noqa: E402
 from itune.weights.load import load_base  # noqa: E402
 from itune.weights.peft import write_adapter  # noqa: E402
@@ -31,10 +31,12 @@ from tests.parity import families, our_families  # noqa: E402
 from tests.parity.prompts import TOKEN_LINES  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
+REAL = "smollm2 and an adapter"
 LORAS = (
     LoRAConfig(rank=4, alpha=6.0),
     LoRAConfig(rank=4, alpha=6.0, scaling="rslora"),
     LoRAConfig(rank=4, alpha=6.0, dora=True),
+    LoRAConfig(rank=4, alpha=6.0, at=(1,), train=(".*norm.*/scale",)),
 )
 
 
@@ -42,8 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--refs", type=Path, required=True, help="what make_golden.py --out wrote")
     refs = parser.parse_args().refs
-    for number, name in enumerate(families.CONFIGS):
-        tiny(refs / "families" / name, refs / "exports" / name, LORAS[number % len(LORAS)])
+    for number, name in enumerate(families.CONFIGS | families.T5S):
+        random_adapter(refs / "families" / name, refs / "exports" / name, LORAS[number % len(LORAS)])
+    random_adapter(resolve(MODEL), refs / "exports" / REAL, LORAS[1])
     out = refs / "exports" / MODEL
     convert(MODEL, out, dtype="float32", overwrite=True, echo=lambda line: None)
     tokenizer = Tokenizer.from_folder(out)
@@ -52,23 +55,27 @@ def main() -> None:
     write_json(out / "expected.json", {"lines": lines, "chat": tokenizer.render_chat(messages, True)})
 
 
-def tiny(base: Path, folder: Path, lora: LoRAConfig) -> None:
+def random_adapter(base: Path, folder: Path, lora: LoRAConfig) -> None:
     """`folder`/merged, `folder`/adapter and our logits of the unmerged model."""
     spec = model_spec(read_config(base), lora)
     params = load_base(base, spec)
-    trained = {path: 0.3 * families.array(path, spec.shapes[path]) for path in spec.adapter_paths()}
+    trained = {path: 0.3 * families.array(path, spec.shapes[path]) for path in sorted(spec.trainable)}
+    for path in spec.adapter_paths():
+        if lora.at:
+            trained[path][[n for n in range(len(trained[path])) if n not in lora.at]] = 0
     for path in trained:
         if path.endswith("lora_m"):
             w_NDF = np.asarray(params[path.replace("lora_m", "w")])
             trained[path] = np.sqrt(np.square(w_NDF).sum(axis=1))[:, None] * (1 + 0.3 * trained[path])
-    batch = our_families.packed()
-    model = spec.merge({**params, **{path: jnp.asarray(a) for path, a in trained.items()}})
-    found = logits(model, batch.tokens, batch.segment_ids, batch.positions, Compute())
+    seq2seq = isinstance(spec.config, EncoderDecoderConfig)
+    batch = our_families.encoder_decoder_batch() if seq2seq else our_families.packed()
+    tuned = {**params, **{path: jnp.asarray(a) for path, a in trained.items()}}
+    found = our_families.logits(spec, tuned, batch, Compute())
     for part in ("merged", "adapter"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     write_model(base, spec, trained, folder / "merged")
     write_adapter(spec, trained, folder / "adapter", base=str(base), dtype="float32")
-    np.save(folder / "logits.npy", np.asarray(found))
+    np.save(folder / "logits.npy", found)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from itune.models.config import EncoderDecoderConfig
 from itune.models.families import read_config
 from tests.parity import families, our_families
+from tests.training.test_loop import QUICK, assert_same_run, slowed, wait_for_step
 from tests.world import World
 
 T5 = """
@@ -60,6 +61,18 @@ def test_from_training_to_a_converted_folder(world):
     assert made.returncode == 0, err
     again = world.start("--model=out", "--prompt=3 plus 2 is", "--max_new_tokens=4", module="itune.generate")
     assert again.communicate(timeout=300)[0] == out
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(world):
+    assert world.train("runs/all", *QUICK).returncode == 0
+    process = slowed(world, "runs/killed")
+    wait_for_step(world, "runs/killed", 5, process)
+    process.kill()
+    process.communicate()
+    resumed = world.train("runs/killed", *QUICK)
+    assert resumed.returncode == 0 and "Going on from step" in resumed.stderr, resumed.stderr[-2000:]
+    assert_same_run(world, "runs/killed", "runs/all")
 
 
 def test_a_decoders_converter_is_refused(world):

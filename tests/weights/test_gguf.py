@@ -121,9 +121,37 @@ def test_pre_tokenizer_gpt2_keeps_white_space_with_numerals(converted):
     assert tokenizer.encode("\n\n1") == [vocab["Ċ"], vocab["Ċ"], vocab["1"]]
 
 
+def test_llama_bpe_keeps_words_that_are_tokens_whole_and_begins_with_bos(converted):
+    """ "the" can be had of "th" and "e" only, which no merge joins; it is a token all the same."""
+    names, types = tokens()
+    names[names.index("~")] = "the"
+    values = {"tokenizer.ggml.tokens": names, "tokenizer.ggml.token_type": types}
+    found = {}
+    for pre in ("llama-bpe", "qwen2"):
+        found[pre] = Tokenizer.from_folder(converted(Spec(values=values | {"tokenizer.ggml.pre": pre})))
+    whole = names.index("the")
+    assert found["llama-bpe"].encode("the") == [whole] and found["llama-bpe"].prefix == [1]
+    assert len(found["qwen2"].encode("the")) == 2 and found["qwen2"].prefix == []
+
+
+def test_qwen2_composes_characters(converted):
+    """The alphabet has no bytes of "é": composed it is nothing; uncomposed its "e" would be left."""
+    tokenizer = Tokenizer.from_folder(converted(Spec(values={"tokenizer.ggml.pre": "qwen2"})))
+    assert tokenizer.encode("e\u0301") == tokenizer.encode("\u00e9")
+
+
+def test_a_value_for_each_layer_is_the_value_where_all_are_the_same(converted):
+    folder = converted(Spec(values={"llama.attention.head_count_kv": [KV_HEADS] * LAYERS}))
+    assert json.loads((folder / "config.json").read_text())["num_key_value_heads"] == KV_HEADS
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
+        (
+            Spec(values={"llama.attention.head_count_kv": [1, 3]}),
+            ("llama.attention.head_count_kv differs from layer to layer ([1, 3])",),
+        ),
         (Spec(architecture="phi3"), ("'phi3'", "llama")),
         (Spec(values={"tokenizer.ggml.model": "bert"}), ("tokenizer.ggml.model", "'bert'", "gpt2")),
         (Spec(values={"tokenizer.ggml.pre": "smolm"}), ("tokenizer.ggml.pre", "Did you mean 'smollm'?")),

@@ -1,0 +1,71 @@
+"""What some data sets' declarations need beyond paths: pure functions of a row, named there by `derive`.
+
+Each takes a row as its owner has it and returns fields to add to it, or None where the row is to be left out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_GSM8K_ANNOTATION = re.compile(r"<<.*?>>")
+
+_AQUA_LETTER = re.compile(r"^\s*[A-Ea-e]\s*[).:]\s*")
+_AQUA_CONCLUSION = re.compile(
+    r"(?:^|(?<=[\s.,;:]))(?i:(?:so|hence|thus|therefore)?,?\s*(?:the\s+)?(?:correct\s+)?(?:answer|ans|option|choice)\b)"
+    r"[\s.:=-]*(?i:(?:is|option|choice)\b[\s:=-]*)*\(?[A-E]\)?"
+    r"(?i:\s+is\s+(?:the\s+)?(?:correct|answer)(?:\s+(?:answer|option))?)?[\s.!]*$"
+)
+
+_SPACE_AT_END = re.compile(r"\s+\.$")
+_SPACE_BEFORE = re.compile(r"\s+([.,?!;:%])")
+_SPLIT_CONTRACTION = re.compile(r"\s*([’'])\s*(?=(?:s|t|m|d|re|ve|ll)\b)")
+
+
+def cnn_dailymail(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`points`: the highlights, one a line, without the owner's space before the full stop that ends a line."""
+    lines = [_SPACE_AT_END.sub(".", line.strip()) for line in row["highlights"].splitlines() if line.strip()]
+    return {"points": "\n".join(lines)} if lines else None
+
+
+def gsm8k(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Parts `answer` at its "####": `rationale` without the calculator's <<annotations>>, `final` without commas."""
+    rationale, mark, final = row["answer"].rpartition("####")
+    rationale = _GSM8K_ANNOTATION.sub("", rationale).strip()
+    final = final.strip().replace(",", "")
+    if not (mark and rationale and final):
+        return None
+    return {"rationale": rationale, "final": final}
+
+
+def aqua_rat(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`choices`: the options without letters; `reasoning`: the rationale without the sentence that names one."""
+    choices = [_AQUA_LETTER.sub("", option).strip() for option in row["options"]]
+    reasoning = _AQUA_CONCLUSION.sub("", row["rationale"].strip()).strip()
+    if not reasoning or not all(choices) or row["correct"] not in list("ABCDE")[: len(choices)]:
+        return None
+    return {"choices": choices, "reasoning": reasoning}
+
+
+def coqa(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`numbered_questions` and `numbered_answers`: a story's questions and answers, one a line, from 1."""
+    questions, answers = row["questions"], row["answers"]["input_text"]
+    if not questions or len(questions) != len(answers):
+        return None
+    return {
+        "numbered_questions": "\n".join(f"{i}. {' '.join(text.split())}" for i, text in enumerate(questions, 1)),
+        "numbered_answers": "\n".join(f"{i}. {' '.join(text.split())}" for i, text in enumerate(answers, 1)),
+    }
+
+
+def qrecc(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`exchange`: the turns before the question, the question and its answer; None where the answer is empty."""
+    turns = [*row["Context"], row["Question"], row["Answer"]]
+    return {"exchange": turns} if all(turn.strip() for turn in turns) else None
+
+
+def daily_dialog(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`utterances`: the turns without the owner's spaces before punctuation and in contractions."""
+    turns = [" ".join(turn.split()) for turn in row["dialog"]]
+    turns = [_SPLIT_CONTRACTION.sub(r"\1", _SPACE_BEFORE.sub(r"\1", turn)) for turn in turns if turn]
+    return {"utterances": turns} if len(turns) > 1 else None
