@@ -88,7 +88,7 @@ def imdb(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def yelp_polarity(row: dict[str, Any]) -> dict[str, Any] | None:
-    r"""`review`: the text with line breaks where the owner has a backslash and an n, and with plain quotes for \"" and ""."""
+    """`review`: the text with line breaks and quotes in place of the owner's escapes of them."""
     review = _ESCAPED_QUOTE.sub('"', row["text"].replace("\\n", "\n")).strip()
     return {"review": review} if review else None
 
