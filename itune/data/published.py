@@ -36,7 +36,7 @@ def shares_by(
     rated: Iterable[tuple[TaskInfo, float]], key: Callable[[TaskInfo], str]
 ) -> dict[str, tuple[float, int, int]]:
     """Of each part: its share of the rates, how many tasks and how many data sets it has; the largest first."""
-    rates: collections.Counter[str] = collections.Counter()
+    rates: dict[str, float] = collections.defaultdict(float)
     tasks: dict[str, set[str]] = collections.defaultdict(set)
     data_sets: dict[str, set[str]] = collections.defaultdict(set)
     for info, rate in rated:
@@ -45,4 +45,5 @@ def shares_by(
         tasks[part].add(info.name)
         data_sets[part].add(info.identity)
     total = sum(rates.values())
-    return {part: (rate / total, len(tasks[part]), len(data_sets[part])) for part, rate in rates.most_common()}
+    largest = sorted(rates.items(), key=lambda item: -item[1])
+    return {part: (rate / total, len(tasks[part]), len(data_sets[part])) for part, rate in largest}

@@ -24,8 +24,8 @@ def list_tasks(modules: Sequence[str], asked: Mapping[str, Any], output_format: 
     widths = [min(max((len(line[n]) for line in lines), default=0), widest) for n, widest in enumerate(WIDEST)]
     for line in lines:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip())
-    for line in _counts(found):
-        print(line)
+    for count in _counts(found):
+        print(count)
     return 0
 
 

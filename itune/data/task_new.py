@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def new_task(modules: Any, name: str, cluster: str, folder: str) -> int:
-    """Writes FOLDER/CLUSTER/NAME.yaml with rows and rendered prompts beside it. Raises: UserError; nothing is replaced."""
+def new_task(modules: Sequence[str], name: str, cluster: str, folder: str) -> int:
+    """Writes FOLDER/CLUSTER/NAME.yaml, rows and rendered prompts beside it. Raises: UserError; nothing is replaced."""
     import_modules(modules)
     from itune.data import lazy
 
@@ -119,7 +120,8 @@ def new_task(modules: Any, name: str, cluster: str, folder: str) -> int:
     print(f"{golden}: the prompts as they are rendered now; `check --write_golden` writes them again")
     print(f"next: python -m itune.tasks check {shown}")
     if shown != name:
-        print(f"to train on it: a module with `itune.data.provide_library({str(Path(folder))!r})` in DataConfig.modules")
+        provide = f"itune.data.provide_library({str(Path(folder))!r})"
+        print(f"to train on it: a module with `{provide}` in MIXTURE_OR_TASK_MODULE")
     return 0
 
 

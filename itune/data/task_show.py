@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itune.data import lazy
@@ -27,9 +28,17 @@ def show(modules: Sequence[str], name: str, examples: int) -> int:
 
 
 def tasks_of(name: str) -> list[str]:
-    """The task of that name, or those that begin with it and "/", or a mixture's. Raises: UserError."""
+    """The task of that name, those that begin with it and "/", a mixture's, or a declaration's (a path).
+
+    Raises: UserError.
+    """
     from itune.data import registry
 
+    if name.endswith((".yaml", ".yml")):
+        from itune.data.library.tasks import declare
+
+        known = [task for task in registry.TASKS if task.startswith(f"{Path(name).stem}/")]
+        return known or declare(name)
     while lazy.load(name):
         pass
     below = [task for task in registry.TASKS if task == name or task.startswith(f"{name}/")]
@@ -130,7 +139,8 @@ def _declared(source: object) -> Iterable[tuple[str, str]]:
         return ()
     hub = f"hf:{d.hub}" + (f" ({d.hub_config})" if d.hub_config else "") if d.hub else ""
     rows = ", ".join(f"{split} {count:,}" for split, count in d.published_rows)
-    return (("from", ", ".join(filter(None, (hub, d.tfds and f"tfds:{d.tfds}")))), ("rows", rows), ("cites", d.citation))
+    sources = filter(None, (*(str(file) for _, file in d.files), hub, d.tfds and f"tfds:{d.tfds}"))
+    return (("from", ", ".join(sources)), ("rows", rows), ("cites", d.citation))
 
 
 def rendered(name: str, split: str = "train") -> Iterator[tuple[str, str, str]]:

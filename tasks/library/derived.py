@@ -5,6 +5,7 @@ Each takes a row as its owner has it and returns fields to add to it, or None wh
 
 from __future__ import annotations
 
+import html
 import re
 from collections import Counter
 from typing import Any
@@ -21,6 +22,9 @@ _AQUA_CONCLUSION = re.compile(
 _SPACE_AT_END = re.compile(r"\s+\.$")
 _SPACE_BEFORE = re.compile(r"\s+([.,?!;:%])")
 _SPLIT_CONTRACTION = re.compile(r"\s*([’'])\s*(?=(?:s|t|m|d|re|ve|ll)\b)")
+
+_HTML_BREAKS = re.compile(r"\s*(?:<br\s*/?>\s*)+", re.IGNORECASE)
+_ESCAPED_QUOTE = re.compile(r'\\?""|\\"')
 
 
 def cnn_dailymail(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -91,3 +95,27 @@ def drop(row: dict[str, Any]) -> dict[str, Any] | None:
     if len(highest) > 1 and set(row["answers_spans"]["types"]) == {"span"}:
         return None
     return {"replies": ranked}
+
+
+def sst2(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`words`: the sentence or phrase without the owner's space at its end."""
+    words = row["sentence"].strip()
+    return {"words": words} if words else None
+
+
+def imdb(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`review`: the text with line breaks where the owner has "<br />", one or several."""
+    review = _HTML_BREAKS.sub("\n", row["text"]).strip()
+    return {"review": review} if review else None
+
+
+def yelp_polarity(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`review`: the text with line breaks and quotes in place of the owner's escapes of them."""
+    review = _ESCAPED_QUOTE.sub('"', row["text"].replace("\\n", "\n")).strip()
+    return {"review": review} if review else None
+
+
+def sentiment140(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`tweet`: the text in one line, without HTML's entities ("&quot;")."""
+    tweet = " ".join(html.unescape(row["text"]).split())
+    return {"tweet": tweet} if tweet else None

@@ -115,6 +115,12 @@ class VariantTemplate:
             exemplars.pop()
         return self._with(exemplars, inputs, key), targets
 
+    def shown(self, row: Row, key: int = 0) -> tuple[str, str]:
+        """(the list of options that the prompt shows, "" for none; the answer as it stands in that list)."""
+        others = self._exemplars(row, key) if self.variant.shots else []
+        values, block = self._values(row, key, self._option_style([row, *others], key))
+        return block, values[ANSWER]
+
     def _with(self, exemplars: Sequence[tuple[str, str]], inputs: str, key: int) -> str:
         if not exemplars:
             return inputs
