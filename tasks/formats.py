@@ -64,6 +64,7 @@ def register(folder: Path) -> None:
         folder / "general" / "alpaca_en_demo.json",
         licence="Apache-2.0",
         metrics=("rouge_l", "token_f1"),
+        description="short instructions and answers, a demonstration set in Alpaca's layout",
     )
     _register_gsm8k(folder / "general" / "gsm8k")
     _register_medical_meadow(folder / "clinical" / "medical_meadow_small.json")

@@ -21,7 +21,15 @@ OTHER = "registered"  # the collection of what a module registers itself
 def summaries(modules: Sequence[str]) -> list[Summary]:
     """Every task and mixture that the modules make known, sorted by name. Raises: UserError for a module."""
     import_modules(modules)
-    found = {summary.name: summary for summary in lazy.summaries()}
+    return known(strict=True)
+
+
+def known(*, strict: bool = False) -> list[Summary]:
+    """Every task and mixture that is registered, or that a loader would register, sorted by name.
+
+    Raises: UserError of a loader that cannot say it, where `strict`; else that one is passed over.
+    """
+    found = {summary.name: summary for summary in lazy.summaries(strict=strict)}
     if "itune.data.registry" in sys.modules:
         from itune.data import registry
 
@@ -47,6 +55,7 @@ def _summary(info: registry.TaskInfo) -> Summary:
         cluster=info.cluster,
         licence=info.licence,
         collection=OTHER,
+        identity=info.identity,
         description=info.description,
     )
 

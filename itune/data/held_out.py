@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from itune.data import identities
+from itune.data import catalogue, identities
 from itune.data.identities import canonical
 from itune.data.manifest import Request
 from itune.errors import UserError, nearest
@@ -128,13 +128,14 @@ def _check_names(request: Request) -> None:
         return
     from itune.data import registry
 
-    tasks = registry.all_info()
-    clusters = {info.cluster for info in tasks}
+    tasks = registry.registered_info()
+    others = catalogue.known()  # what is registered by SeqIO alone is no part of it
+    clusters = {info.cluster for info in tasks} | {summary.cluster for summary in others if summary.cluster}
     for cluster in request.held_out_clusters:
         if cluster not in clusters:
             hint = nearest(cluster, clusters) or f" Clusters: {', '.join(sorted(clusters))}."
             raise UserError(f"EvalConfig.held_out_clusters: no registered task is of cluster {cluster!r}.{hint}")
-    sources = {source for info in tasks for source in _sources(info)}
+    sources = {source for info in tasks for source in _sources(info)} | {s.identity for s in others if s.identity}
     known = {canonical(source) for source in sources}
     for source in request.held_out_sources:
         if canonical(source) not in known and not identities.is_known(source):

@@ -13,6 +13,8 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from itune.errors import UserError
+
 Loader = Callable[[], object]
 
 
@@ -22,6 +24,7 @@ class Summary:
 
     Attributes:
       collection: what it came with: "library", "niv2", ...
+      identity: its source data set.
       examples: training rows as its owner publishes them; None where that is not known.
       mixture: whether it is one; it has no cluster and no licence then.
     """
@@ -30,6 +33,7 @@ class Summary:
     cluster: str = ""
     licence: str = ""
     collection: str = ""
+    identity: str = ""
     description: str = ""
     examples: int | None = None
     mixture: bool = False
@@ -91,13 +95,22 @@ def pending() -> list[str]:
     return sorted(_pending)
 
 
-def summaries() -> list[Summary]:
-    """What the loaders that have not run would register. Those that cannot say it are run, and left out here."""
-    waiting = list(dict.fromkeys(provider for providers in _pending.values() for provider in providers))
-    for provider in waiting:
-        if provider.describe is None:
-            _run(provider)
-    return [summary for provider in waiting if provider.describe is not None for summary in provider.describe()]
+def summaries(*, strict: bool = True) -> list[Summary]:
+    """What the loaders that have not run would register. Those that cannot say it are run, and left out here.
+
+    Raises: UserError of the first that fails; where not `strict`, such a one is passed over.
+    """
+    found: list[Summary] = []
+    for provider in dict.fromkeys(provider for providers in list(_pending.values()) for provider in providers):
+        try:
+            if provider.describe is None:
+                _run(provider)
+            else:
+                found += provider.describe()
+        except UserError:
+            if strict:
+                raise
+    return found
 
 
 def _run(provider: _Provider) -> None:

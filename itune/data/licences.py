@@ -15,12 +15,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from itune.data import catalogue
 from itune.data.held_out import paths
 from itune.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from itune.data.lazy import Summary
     from itune.data.manifest import Request
-    from itune.data.registry import TaskInfo
 
 COMMERCIAL, SHARE_ALIKE, UNKNOWN, NON_COMMERCIAL = TERMS = ("commercial", "share-alike", "unknown", "non-commercial")
 
@@ -108,7 +109,7 @@ def check_licences(request: Request) -> None:
         return
     from itune.data import registry
 
-    _check_entries(request.allowed_licences, registry.all_info())
+    _check_entries(request.allowed_licences, catalogue.known())
     faults = []
     for path, name in paths(request.mixture):
         licence = registry.info(name).licence
@@ -122,9 +123,9 @@ def check_licences(request: Request) -> None:
         raise UserError(f"DataConfig.allowed_licences: {path} is under {under}, allowed is {allowed}{more}")
 
 
-def _check_entries(allowed: Sequence[str], infos: Sequence[TaskInfo]) -> None:
+def _check_entries(allowed: Sequence[str], listed: Sequence[Summary]) -> None:
     """UserError for what is neither terms nor a licence that a task or the table has: a typo would refuse all."""
-    known = sorted({info.licence for info in infos})
+    known = sorted({summary.licence for summary in listed if summary.licence})
     for entry in allowed:
         if entry in TERMS or "*" in entry or terms_of(entry) != UNKNOWN:
             continue

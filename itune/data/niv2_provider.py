@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from itune.data import lazy
-from itune.data.niv2_files import TEST, TRAIN, clusters_of, licence_of, listing, task_name
+from itune.data.niv2_files import TEST, TRAIN, clusters_of, identity_of, licence_of, listing, task_name
 
 COLLECTION = "niv2"
 
@@ -39,6 +39,8 @@ def _describe(arguments: dict[str, Any]) -> list[lazy.Summary]:
                     cluster=clusters[path],
                     licence=licence_of(there.heads[path]),
                     collection=COLLECTION,
+                    identity=identity_of(there.heads[path]["Source"], arguments.get("identities"))
+                    or task_name(prefix, name),
                     description=f"{name}, for {'training' if use == TRAIN else 'testing'}",
                 )
             )

@@ -269,9 +269,8 @@ def _tasks_of(mixture: seqio.Mixture) -> list[seqio.Task]:
         raise UserError(f"mixture {mixture.name!r} holds itself, through the mixtures in it") from None
 
 
-def all_info() -> list[TaskInfo]:
-    """What is known of every task, registered or waiting to be."""
-    lazy.load_all()
+def registered_info() -> list[TaskInfo]:
+    """What is known of every registered task; of those that wait to be, `catalogue.known` tells."""
     return [info(name) for name in seqio.TaskRegistry.names()]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from itune.data import catalogue
 from itune.data.lazy import Summary
 
-# Columns of a line: at most so many characters, so that one odd name doesn't push all others to the right.
-WIDEST = (40, 24, 14, 10)
+# Columns of a line: what is longer is cut (a name is not, and pushes the others to the right).
+WIDEST = (40, 37, 22, 15)
 
 
 def list_tasks(modules: Sequence[str], asked: Mapping[str, Any], output_format: str) -> int:
@@ -23,7 +23,8 @@ def list_tasks(modules: Sequence[str], asked: Mapping[str, Any], output_format: 
     lines = [_line(summary, variants) for summary, variants in catalogue.by_data_set(found)]
     widths = [min(max((len(line[n]) for line in lines), default=0), widest) for n, widest in enumerate(WIDEST)]
     for line in lines:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip())
+        cells = [_fit(cell, width) for cell, width in zip(line, widths, strict=False)]
+        print("  ".join([line[0].ljust(widths[0]), *cells[1:], line[-1]]).rstrip())
     for count in _counts(found):
         print(count)
     return 0
@@ -35,6 +36,10 @@ def _line(summary: Summary, variants: Sequence[str]) -> tuple[str, ...]:
     says = summary.description + (f"  [{' '.join(variants)}]" if variants else "")
     name = summary.name.rpartition("/")[0] if variants else summary.name
     return (name, kind, summary.licence, rows, says)
+
+
+def _fit(cell: str, width: int) -> str:
+    return cell.ljust(width) if len(cell) <= width else cell[: width - 1] + "…"
 
 
 def _counts(found: Sequence[Summary]) -> Iterator[str]:

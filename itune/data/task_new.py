@@ -32,6 +32,7 @@ files: {{train: {name}.train.jsonl, validation: {name}.validation.jsonl}}
 # All columns of the files: string, int, float, bool, a list of class names where the rows have their numbers, or a
 # nested one in words ("{{text: list(string)}}"). A row that lacks one stops the build, with its file and line.
 columns:
+  about: string
   message: string
   label: ["no", "yes"]  # quoted: YAML takes no, yes, on, off and numbers for something else
 
@@ -73,22 +74,38 @@ templates:
 inversions:
   - id: write_message
     inputs: |-
-      Write a patient's message to a practice. Does it ask for an appointment? {{answer}}.
+      Write a patient's message to a practice, about {{about}}. Does it ask for an appointment? {{answer}}.
     targets: "{{message}}"
 """
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "train": [
-        {"message": "Could I see Dr. Reyes on Thursday afternoon about my knee?", "label": 1},
-        {"message": "Please send the results of last week's blood test to my new address.", "label": 0},
-        {"message": "My son has had an earache since Sunday. Is there a slot today?", "label": 1},
-        {"message": "The pharmacy says my prescription for the inhaler has run out.", "label": 0},
-        {"message": "I would like to bring my yearly check-up forward to May.", "label": 1},
-        {"message": "Thank you for fitting me in yesterday, the rash is much better.", "label": 0},
+        {"about": "a sore knee", "message": "Could I see Dr. Reyes on Thursday afternoon about my knee?", "label": 1},
+        {
+            "about": "a blood test",
+            "message": "Please send the results of last week's blood test to my new address.",
+            "label": 0,
+        },
+        {
+            "about": "a son's earache",
+            "message": "My son has had an earache since Sunday. Is there a slot today?",
+            "label": 1,
+        },
+        {
+            "about": "an inhaler",
+            "message": "The pharmacy says my prescription for the inhaler has run out.",
+            "label": 0,
+        },
+        {
+            "about": "a yearly check-up",
+            "message": "I would like to bring my yearly check-up forward to May.",
+            "label": 1,
+        },
+        {"about": "a rash", "message": "Thank you for fitting me in yesterday, the rash is much better.", "label": 0},
     ],
     "validation": [
-        {"message": "When is the next free date for a flu shot?", "label": 1},
-        {"message": "I have moved; my insurance card is attached.", "label": 0},
+        {"about": "a flu shot", "message": "When is the next free date for a flu shot?", "label": 1},
+        {"about": "a new address", "message": "I have moved; my insurance card is attached.", "label": 0},
     ],
 }
 

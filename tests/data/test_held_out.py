@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from itune.data import identities
+from itune.data import identities, lazy
 from itune.data.config import DataConfig
 from itune.data.manifest import Request
 from itune.data.prepare_failures import Failures
@@ -41,7 +41,8 @@ CLUSTERS = ("nli", "reading", "notes", "other")
 
 
 @pytest.fixture(autouse=True)
-def _aliases() -> Iterator[None]:
+def _aliases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(lazy, "_pending", {})  # another test may have imported tasks/
     identities.add_alias("ward_b/notes", "our_notes")
     yield
     identities._table.cache_clear()

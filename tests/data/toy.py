@@ -71,8 +71,9 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """SeqIO's and itune's registries, emptied for the test and put back."""
     import seqio
 
-    from itune.data import registry
+    from itune.data import lazy, registry
 
+    monkeypatch.setattr(lazy, "_pending", {})  # another test may have imported tasks/
     monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
     monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
     monkeypatch.setattr(registry, "TASKS", {})

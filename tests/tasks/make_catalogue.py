@@ -48,6 +48,7 @@ def catalogue(folder: Path) -> dict[str, list[dict[str, Any]]]:
                 "cluster": info.cluster,
                 "licence": info.licence,
                 "collection": collection,
+                "identity": info.identity,
                 "description": info.description,
             }
             for info in new

@@ -35,6 +35,7 @@ def _describe(path: Path) -> list[lazy.Summary]:
             cluster=d.cluster,
             licence=d.licence,
             collection=COLLECTION,
+            identity=d.identity,
             description=d.description,
             examples=dict(d.published_rows).get("train"),
         )
