@@ -21,6 +21,13 @@ _SPACE_AT_END = re.compile(r"\s+\.$")
 _SPACE_BEFORE = re.compile(r"\s+([.,?!;:%])")
 _SPLIT_CONTRACTION = re.compile(r"\s*([’'])\s*(?=(?:s|t|m|d|re|ve|ll)\b)")
 
+_QUOTED = re.compile(r'(?<!\S)"\s+([^"]*?)\s+"(?!\S)')
+_SPLIT_NEGATION = re.compile(r"\b\s+(n['’]t)\b")
+_AFTER_OPENING = re.compile(r"(?<=[(\[$£€])\s+|(?<=#)\s+(?=\d)")
+_SPLIT_TIME = re.compile(r"(?<=\d) : (?=\d)")
+_SECOND_STOP = re.compile(r"(?<=\.)\s+\.(?=\s|$)")
+_BEFORE_CLOSING = re.compile(r"\s+(?=(?:\.\.\.|[.,?!;:%)\]])(?:[\s\")\].,;:]|$))")
+
 
 def cnn_dailymail(row: dict[str, Any]) -> dict[str, Any] | None:
     """`points`: the highlights, one a line, without the owner's space before the full stop that ends a line."""
@@ -69,3 +76,26 @@ def daily_dialog(row: dict[str, Any]) -> dict[str, Any] | None:
     turns = [" ".join(turn.split()) for turn in row["dialog"]]
     turns = [_SPLIT_CONTRACTION.sub(r"\1", _SPACE_BEFORE.sub(r"\1", turn)) for turn in turns if turn]
     return {"utterances": turns} if len(turns) > 1 else None
+
+
+def mrpc(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`sentence1` and `sentence2` as running text: the owner's have spaces around punctuation and quotation marks."""
+    return {name: _running_text(row[name]) for name in ("sentence1", "sentence2")}
+
+
+def paws(row: dict[str, Any]) -> dict[str, Any] | None:
+    """As `mrpc`; quotation marks are `` and '' there."""
+    return {name: _running_text(row[name]) for name in ("sentence1", "sentence2")}
+
+
+def stsb(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`score`: the mean rating rounded to a whole number, as text, halves up; None for the unlabelled rows (-1)."""
+    return {"score": str(int(row["label"] + 0.5))} if row["label"] >= 0 else None
+
+
+def _running_text(text: str) -> str:
+    """ 'He said , `` It is n\'t (  so ) . \'\'' -> 'He said, "It isn\'t (so)."'"""
+    text = " ".join(text.replace("``", ' " ').replace("''", ' " ').split())
+    text = _SPLIT_CONTRACTION.sub(r"\1", _SPLIT_NEGATION.sub(r"\1", _QUOTED.sub(r'"\1"', text)))
+    text = _SECOND_STOP.sub("", _SPLIT_TIME.sub(":", text))
+    return _BEFORE_CLOSING.sub("", _AFTER_OPENING.sub("", text))
