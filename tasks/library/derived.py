@@ -93,6 +93,33 @@ def stsb(row: dict[str, Any]) -> dict[str, Any] | None:
     return {"score": str(int(row["label"] + 0.5))} if row["label"] >= 0 else None
 
 
+def dpr(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`marked`: the sentence with *asterisks* around the pronoun, where it occurs first; None where it does not."""
+    sentence, pronoun = row["sentence"].strip(), row["pronoun"].strip()
+    found = _words_like(pronoun, sentence)
+    return {"marked": _starred(sentence, found[0])} if found else None
+
+
+def wsc(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`marked`: the text with *asterisks* around the pronoun, of several the one of the number given; None for none."""
+    text, pronoun = row["text"].strip(), row["span2_text"].strip()
+    found = _words_like(pronoun, text)
+    if not found:
+        return None
+    nearest = min(found, key=lambda match: abs(len(text[: match.start()].split()) - row["span2_index"]))
+    return {"marked": _starred(text, nearest)}
+
+
+def _words_like(word: str, text: str) -> list[re.Match[str]]:
+    """Where the text has the word by itself, as it is written or else in other letters' case."""
+    pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
+    return list(re.finditer(pattern, text)) or list(re.finditer(pattern, text, re.IGNORECASE))
+
+
+def _starred(text: str, place: re.Match[str]) -> str:
+    return f"{text[: place.start()]}*{place.group()}*{text[place.end() :]}"
+
+
 def _running_text(text: str) -> str:
     """ 'He said , `` It is n\'t (  so ) . \'\'' -> 'He said, "It isn\'t (so)."'"""
     text = " ".join(text.replace("``", ' " ').replace("''", ' " ').split())
