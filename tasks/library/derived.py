@@ -110,6 +110,20 @@ def wsc(row: dict[str, Any]) -> dict[str, Any] | None:
     return {"marked": _starred(text, nearest)}
 
 
+def web_nlg_en(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`triples`: one a line, subjects and objects without underscores and quotation marks around them."""
+    triples = [[part.strip() for part in triple.split(" | ")] for triple in row["input"]]
+    if not triples or any(len(triple) != 3 for triple in triples):
+        return None
+    return {"triples": "\n".join(f"{_plain(s)} | {relation} | {_plain(o)}" for s, relation, o in triples)}
+
+
+def _plain(name: str) -> str:
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        name = name[1:-1]
+    return name.replace("_", " ").strip()
+
+
 def _words_like(word: str, text: str) -> list[re.Match[str]]:
     """Where the text has the word by itself, as it is written or else in other letters' case."""
     pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
