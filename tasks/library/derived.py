@@ -135,7 +135,7 @@ def _starred(text: str, place: re.Match[str]) -> str:
 
 
 def _running_text(text: str) -> str:
-    """Tokenised English without the spaces before and behind punctuation, in contractions and inside quotation marks."""
+    """Tokenised English without the spaces around punctuation, in contractions and inside quotation marks."""
     text = " ".join(text.replace("``", ' " ').replace("''", ' " ').split())
     text = _SPLIT_CONTRACTION.sub(r"\1", _SPLIT_NEGATION.sub(r"\1", _QUOTED.sub(r'"\1"', text)))
     text = _SECOND_STOP.sub("", _SPLIT_TIME.sub(":", text))
