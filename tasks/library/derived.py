@@ -27,6 +27,14 @@ _HTML_BREAKS = re.compile(r"\s*(?:<br\s*/?>\s*)+", re.IGNORECASE)
 _ESCAPED_QUOTE = re.compile(r'\\?""|\\"')
 
 
+_QUOTED = re.compile(r'(?<!\S)"\s+([^"]*?)\s+"(?!\S)')
+_SPLIT_NEGATION = re.compile(r"\b\s+(n['’]t)\b")
+_AFTER_OPENING = re.compile(r"(?<=[(\[$£€])\s+|(?<=#)\s+(?=\d)")
+_SPLIT_TIME = re.compile(r"(?<=\d) : (?=\d)")
+_SECOND_STOP = re.compile(r"(?<=\.)\s+\.(?=\s|$)")
+_BEFORE_CLOSING = re.compile(r"\s+(?=(?:\.\.\.|[.,?!;:%)\]])(?:[\s\")\].,;:]|$))")
+
+
 def cnn_dailymail(row: dict[str, Any]) -> dict[str, Any] | None:
     """`points`: the highlights, one a line, without the owner's space before the full stop that ends a line."""
     lines = [_SPACE_AT_END.sub(".", line.strip()) for line in row["highlights"].splitlines() if line.strip()]
@@ -119,3 +127,67 @@ def sentiment140(row: dict[str, Any]) -> dict[str, Any] | None:
     """`tweet`: the text in one line, without HTML's entities ("&quot;")."""
     tweet = " ".join(html.unescape(row["text"]).split())
     return {"tweet": tweet} if tweet else None
+
+
+def mrpc(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`sentence1` and `sentence2` as running text: the owner's have spaces around punctuation and quotation marks."""
+    return {name: _running_text(row[name]) for name in ("sentence1", "sentence2")}
+
+
+def paws(row: dict[str, Any]) -> dict[str, Any] | None:
+    """As `mrpc`; quotation marks are `` and '' there."""
+    return {name: _running_text(row[name]) for name in ("sentence1", "sentence2")}
+
+
+def stsb(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`score`: the mean rating rounded to a whole number, as text, halves up; None for the unlabelled rows (-1)."""
+    return {"score": str(int(row["label"] + 0.5))} if row["label"] >= 0 else None
+
+
+def dpr(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`marked`: the sentence with *asterisks* around the pronoun, where it occurs first; None where it does not."""
+    sentence, pronoun = row["sentence"].strip(), row["pronoun"].strip()
+    found = _words_like(pronoun, sentence)
+    return {"marked": _starred(sentence, found[0])} if found else None
+
+
+def wsc(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`marked`: the text with *asterisks* around the pronoun, of several the one of the number given; None for none."""
+    text, pronoun = row["text"].strip(), row["span2_text"].strip()
+    found = _words_like(pronoun, text)
+    if not found:
+        return None
+    nearest = min(found, key=lambda match: abs(len(text[: match.start()].split()) - row["span2_index"]))
+    return {"marked": _starred(text, nearest)}
+
+
+def web_nlg_en(row: dict[str, Any]) -> dict[str, Any] | None:
+    """`triples`: one a line, subjects and objects without underscores and quotation marks around them."""
+    triples = [[part.strip() for part in triple.split(" | ")] for triple in row["input"]]
+    if not triples or any(len(triple) != 3 for triple in triples):
+        return None
+    return {"triples": "\n".join(f"{_plain(s)} | {relation} | {_plain(o)}" for s, relation, o in triples)}
+
+
+def _plain(name: str) -> str:
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        name = name[1:-1]
+    return name.replace("_", " ").strip()
+
+
+def _words_like(word: str, text: str) -> list[re.Match[str]]:
+    """Where the text has the word by itself, as it is written or else in other letters' case."""
+    pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
+    return list(re.finditer(pattern, text)) or list(re.finditer(pattern, text, re.IGNORECASE))
+
+
+def _starred(text: str, place: re.Match[str]) -> str:
+    return f"{text[: place.start()]}*{place.group()}*{text[place.end() :]}"
+
+
+def _running_text(text: str) -> str:
+    """Tokenised English without the spaces around punctuation, in contractions and inside quotation marks."""
+    text = " ".join(text.replace("``", ' " ').replace("''", ' " ').split())
+    text = _SPLIT_CONTRACTION.sub(r"\1", _SPLIT_NEGATION.sub(r"\1", _QUOTED.sub(r'"\1"', text)))
+    text = _SECOND_STOP.sub("", _SPLIT_TIME.sub(":", text))
+    return _BEFORE_CLOSING.sub("", _AFTER_OPENING.sub("", text))

@@ -182,13 +182,18 @@ class VariantTemplate:
         return values | {OPTIONS: block, ANSWER: style.right(options, gold)}, block
 
     def _options(self, row: Row, key: int) -> tuple[list[str], int]:
-        """The options in this rendering's words and order, and the right one's place. A row's own stay in order."""
+        """The options in this rendering's words and order, and the right one's place.
+
+        A row's own stay in order, and so do numbers.
+        """
         options: list[str] = json.loads(row[OPTIONS])
         gold = int(row[GOLD])
         if not self.labels:
             return options, gold
         if words := self.wording.words:
             options = [words[label] for label in self.labels]
+        if all(option.isdigit() for option in options):
+            return options, gold
         order = sorted(range(len(options)), key=lambda n: _pick(key, f"option {self.labels[n]}"))
         return [options[n] for n in order], order.index(gold)
 
