@@ -2,6 +2,8 @@
 
     flan2021          12 clusters, zero-shot: rates are numbers of examples, at most 3,000 (Wei et al. 2021, 2.1). With
                       DataConfig.max_examples = 30_000, as there, no more than so many examples of a data set.
+    flan2021/nli, flan2021/without_nli, ...
+                      one of its clusters, and all but that and its relatives: what the paper trains on to evaluate it
     muffin            the same data sets, few-shot too, and dialog (Chung et al. 2022; it had program synthesis as well)
     cot, dialog       reasoning; conversations
     t0                P3's prompts over T0's training sets, as far as they are in tasks/library
@@ -17,12 +19,14 @@ and half of the prompts are few-shot. The counts are the data's own. tasks/paper
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from itune.data import (
+    Published,
     Summary,
+    TaskInfo,
     add_mixture,
     load_declaration,
     locate,
@@ -30,6 +34,7 @@ from itune.data import (
     mixture_info,
     promptsource_tasks,
     provide,
+    publish,
     rate_by_examples,
 )
 from itune.errors import UserError
@@ -54,8 +59,32 @@ DESCRIPTIONS = {
     "flan2022": "Longpre et al. 2023: .40 flan2021, .32 t0, .20 niv2, .05 cot, .03 dialog (needs both)",
     "flan2022_library": "flan2022 without t0 and niv2",
 }
+# Clusters that share a task with another are left out with it (Wei et al. 2021, footnote 1).
+RELATED = {
+    "nli": ("paraphrase",),
+    "paraphrase": ("nli",),
+    "reading_comprehension_with_commonsense": ("reading_comprehension", "commonsense"),
+    "reading_comprehension": ("reading_comprehension_with_commonsense",),
+    "commonsense": ("reading_comprehension_with_commonsense",),
+}
+WITHOUT = "flan2021/without_"
 # T0's training sets (Sanh et al. 2022, table 5) that tasks/library has: the name here -> promptsource's folder.
 PROMPTSOURCE = "promptsource"
+# FLAN 2021's data sets by cluster (Wei et al. 2021, figure 3), 62 in all; nearly all have more than 3,000 rows.
+FLAN2021_DATA_SETS = {
+    "summarisation": 11,
+    "translation": 8,
+    "nli": 7,
+    "miscellaneous": 7,
+    "reading_comprehension": 5,
+    "commonsense": 4,
+    "sentiment": 4,
+    "paraphrase": 4,
+    "structure_to_text": 4,
+    "closed_book_qa": 3,
+    "coreference": 3,
+    "reading_comprehension_with_commonsense": 2,
+}
 T0_TRAINING = {
     "ag_news": "ag_news",
     "cnn_dailymail": "cnn_dailymail/3.0.0",
@@ -77,8 +106,25 @@ def provide_flan() -> None:
     """Makes the mixtures known; each is registered, with its tasks, when it is asked for."""
     for name in DESCRIPTIONS:
         provide([name], functools.partial(_register, name), functools.partial(list, [summary(name)]))
-    for name in WEIGHTS:
-        provide([f"flan2022/{name}"], functools.partial(_register, f"flan2022/{name}"), list)
+    parts = [f"flan2022/{name}" for name in WEIGHTS]
+    for cluster in FLAN2021_DATA_SETS:
+        parts += [f"flan2021/{cluster}", f"{WITHOUT}{cluster}"]
+    for name in parts:
+        provide([name], functools.partial(_register, name), list)
+
+    flan2021 = {cluster: n / sum(FLAN2021_DATA_SETS.values()) for cluster, n in FLAN2021_DATA_SETS.items()}
+    said = "Wei et al. 2021, figure 3: the cluster's share of the 62 data sets"
+    publish("flan2021", Published(source=said, shares=flan2021, part_of=lambda info: info.cluster))
+    said = "Longpre et al. 2023: the weights of the mixture that was released"
+    publish("flan2022", Published(source=said, shares=WEIGHTS, part_of=part_of))
+
+
+def part_of(info: TaskInfo) -> str:
+    """Which part of flan2022 a task belongs to."""
+    for name, below in (("t0", "p3/"), ("niv2", "niv2/")):
+        if info.name.startswith(below):
+            return name
+    return {REASONING: "cot", DIALOG: "dialog"}.get(info.cluster, "flan2021")
 
 
 def summary(name: str) -> Summary:
@@ -94,7 +140,12 @@ def _register(name: str) -> None:
 
 def _members(name: str) -> Sequence[Rated]:
     if name == "flan2021":
-        return _flan2021()
+        return _flan2021(FLAN2021_DATA_SETS)
+    if name.startswith(WITHOUT):
+        left_out = name.removeprefix(WITHOUT)
+        return _flan2021([c for c in FLAN2021_DATA_SETS if c != left_out and c not in RELATED.get(left_out, ())])
+    if name.startswith("flan2021/"):
+        return _flan2021([name.removeprefix("flan2021/")])
     if name == "muffin":
         return [*part("flan2021"), *part("dialog")]
     if name == "t0":
@@ -147,11 +198,11 @@ def variant_shares(variants: Sequence[str] | Mapping[str, Any], *, reasoning: bo
     return shares
 
 
-def _flan2021() -> list[Rated]:
+def _flan2021(clusters: Collection[str]) -> list[Rated]:
     """A prompt of each kind as often as there are wordings of it: FLAN 2021 had inverted ones among its ten."""
     found: list[Rated] = []
     for data_set, cluster in data_sets().items():
-        if cluster in (REASONING, DIALOG):
+        if cluster not in clusters:
             continue
         variants = load_declaration(LIBRARY[data_set]).variants
         plain = "zs_opt" if "zs_opt" in variants else "zs"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from itune.data.niv2_prompts import Niv2Layout
     from itune.data.niv2_provider import provide_niv2
     from itune.data.promptsource import load_promptsource, promptsource_tasks
+    from itune.data.published import Published, publish
     from itune.data.readers import Table, field_text, find_file, find_files, read_json, read_records, read_text
     from itune.data.ready_tasks import alpaca_task, prompt_completion_task
     from itune.data.registry import (
@@ -94,6 +95,7 @@ _MODULES = {
     "niv2_prompts": ("Niv2Layout",),
     "niv2_provider": ("provide_niv2",),
     "promptsource": ("load_promptsource", "promptsource_tasks"),
+    "published": ("Published", "publish"),
     "readers": ("Table", "field_text", "find_file", "find_files", "read_json", "read_records", "read_text"),
     "ready_tasks": ("alpaca_task", "prompt_completion_task"),
     "registry": (
@@ -131,6 +133,7 @@ __all__ = [  # resolved by __getattr__
     "METRICS",
     "Niv2Layout",
     "PER_EXAMPLE",
+    "Published",
     "RowSource",
     "StreamedSource",
     "Summary",
@@ -177,6 +180,7 @@ __all__ = [  # resolved by __getattr__
     "provide_library",
     "provide_module",
     "provide_niv2",
+    "publish",
     "rate_by_examples",
     "read_json",
     "read_records",

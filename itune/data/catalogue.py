@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -47,6 +48,21 @@ def import_modules(modules: Sequence[str]) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise UserError(f"--module_import={name}: no module named {error.name!r}") from None
+
+
+def load_registry() -> None:
+    """Imports what loads SeqIO and TensorFlow, without the lines that these write before they can be told not to."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # of no use to it here
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        importlib.import_module("itune.data.registry")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _summary(info: registry.TaskInfo) -> Summary:

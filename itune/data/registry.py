@@ -214,7 +214,10 @@ def get(name: str, where: str = "") -> seqio.Task | seqio.Mixture:
     if (whole := name.partition("/")[0]) in _unavailable:
         raise UserError(f"{where}{name!r} is not available: {_unavailable[whole]}")
     known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names(), *lazy.pending()]
-    hint = nearest(name, known) or f" Mixtures: {', '.join(sorted(seqio.MixtureRegistry.names())) or 'none'}."
+    there = ", ".join(sorted(seqio.MixtureRegistry.names())[:10])
+    hint = nearest(name, known) or (
+        f" Mixtures: {there}." if there else " `python -m itune.tasks list` shows what there is."
+    )
     raise UserError(f"{where}no task or mixture is called {name!r}.{hint}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from itune.data.catalogue import import_modules
+from itune.data.catalogue import import_modules, load_registry
 from itune.errors import UserError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -131,6 +131,7 @@ def new_task(modules: Sequence[str], name: str, cluster: str, folder: str) -> in
     path.write_text(DECLARATION.format(name=name, cluster=cluster or CLUSTER, shown=shown), "utf-8")
     for split, target in rows.items():
         target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS[split]), "utf-8")
+    load_registry()
     golden = write_golden(path)
     print(f"{path}: the declaration, with a comment on each key; put your own into it")
     print(f"{', '.join(map(str, rows.values()))}: sample rows; put yours there, or name others under `files:`")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itune.data import lazy
-from itune.data.catalogue import import_modules
+from itune.data.catalogue import import_modules, load_registry
 from itune.data.published import published, shares_by
 from itune.errors import UserError, nearest
 
@@ -22,6 +22,7 @@ RULE = "-" * 72
 def show(modules: Sequence[str], name: str, examples: int) -> int:
     """Prints a task, all tasks of a data set ("rte"), or what a mixture is made of. Raises: UserError."""
     import_modules(modules)
+    load_registry()
     for line in _mixture(name) if is_mixture(name) else _tasks(tasks_of(name), examples):
         print(line)
     return 0

@@ -26,16 +26,18 @@ NAMED = 3  # ids that a finding names
 LENGTHS = {"inputs": 1024, "targets": 256}  # what lengths are held against: FLAN 2021's
 
 
-def check(modules: Sequence[str], name: str, examples: int, model: str, *, write_golden: bool = False) -> int:
+def check(modules: Sequence[str], name: str, examples: int, model: str, write_golden: bool) -> int:
     """Prints what is wrong with a task, or with all of a data set, and how long it is. 1 where there is an error.
 
-    examples: rows that are rendered; model: whose tokens lengths are counted in, and lint looks at; "none" for neither.
+    examples: rows that are rendered.  model: whose tokens are counted, and looked at by lint; "" for the default of
+      WeightsConfig, "none" for neither.
     Raises: UserError.
     """
-    from itune.data.catalogue import import_modules
+    from itune.data.catalogue import import_modules, load_registry
     from itune.data.task_show import tasks_of
 
     import_modules(modules)
+    load_registry()
     names = tasks_of(name)
     findings: list[Finding] = []
     if name.endswith(YAML):
@@ -179,7 +181,7 @@ def _prepared(modules: Sequence[str], mixture: str, model: str) -> DataSide:
         model_dir="",
         data=data,
         train=TrainConfig(steps=1, batch_size=1),
-        weights=WeightsConfig(source=model),
+        weights=WeightsConfig(source=model) if model else WeightsConfig(),
     )
     errors = Console(stderr=True)
     return data_side(config, lambda line: say(errors, line))
