@@ -108,6 +108,8 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
     """One task's answer: {"metrics", "per_example", "errors", "notes"}. Raises whatever its postprocess_fn raises."""
     targets: list[str] = request["targets"]
     features = request.get("examples") or [{}] * len(targets)
+    if task.name in registry.TASKS:  # in SeqIO's own Evaluator the source's fields have this prefix
+        features = [{f"field/{name}": value for name, value in found.items()} | found for found in features]
     examples = [seqio_example(f, t) for f, t in zip(features, targets, strict=True)]
     references = [task.postprocess_fn(t, example=e, is_target=True) for t, e in zip(targets, examples, strict=True)]
 

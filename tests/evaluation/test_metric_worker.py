@@ -16,7 +16,7 @@ from itune.evaluation.scoring import metric_notes
 
 TASKS = """
 import seqio
-from itune.data import RowSource, Template, add_task
+from itune.data import RowSource, Template, add_task, source_reference
 
 FEATURES = {"targets": seqio.Feature(seqio.ByteVocabulary())}
 
@@ -51,6 +51,17 @@ for name, sensitive in (("ours/open", False), ("ours/secret", True)):
         cluster="c", licence="Apache-2.0", identity="fixture", sensitive=sensitive,
         metrics=("exact_match", "token_f1", broken),
     )
+
+def sourced(targets, predictions):
+    return {"sourced": 100.0 * all(target.source == "q" for target in targets)}
+
+add_task(
+    "ours/sourced",
+    source=RowSource(rows=rows, splits=("validation",), fields=("question", "answer"), version="1"),
+    templates=(Template(id="t", inputs="{question}", targets="{answer}"),),
+    cluster="c", licence="Apache-2.0", identity="fixture",
+    metrics=(sourced,), postprocess_fn=source_reference("question"),
+)
 """
 
 
@@ -65,6 +76,7 @@ def test_tasks_of_ours_and_of_plain_seqio_are_scored_in_one_process(
     payload = {
         "ours/open": asked,
         "ours/secret": asked,
+        "ours/sourced": asked | {"examples": [{"question": "q", "answer": "a"}] * 2},  # as records keep them
         "foreign_plain": foreign,
         "foreign_broken": {"targets": ["A"], "predictions": {"before": ["A"], "after": ["B"]}},
         "ours/opne": asked,
@@ -78,6 +90,7 @@ def test_tasks_of_ours_and_of_plain_seqio_are_scored_in_one_process(
     assert ours["metrics"]["before"] == {"exact_match": 50.0, "token_f1": 50.0}
     assert set(ours["metrics"]) == {"before", "after"}
     assert ours["per_example"]["after"] == {"exact_match": [100.0, 0.0], "token_f1": [100.0, 100.0]}
+    assert answer["tasks"]["ours/sourced"]["metrics"]["after"] == {"sourced": 100.0}
     assert answer["tasks"]["foreign_plain"]["metrics"] == {"after": {"upper_match": 50.0}}
     assert "ranked" in answer["notes"]["foreign_plain"][0]
     assert answer["tasks"]["foreign_broken"]["metrics"]["after"] == {"upper_match": 0.0}
