@@ -41,10 +41,9 @@ def manifest(toy):
     return toy.prepare(mixture="both", held_in=("leaky",))
 
 
-def plan(manifest, excluded):
-    data = DataConfig(
-        mixture="both", row_length=256, feature_lengths={"inputs": 200, "targets": 8}, max_epochs=1, window=4
-    )
+def plan(manifest, excluded, **fields):
+    lengths = {"inputs": 200, "targets": 8}
+    data = DataConfig(mixture="both", row_length=256, feature_lengths=lengths, max_epochs=1, window=4, **fields)
     return Plan.from_manifest(manifest, data, seed=0, excluded=excluded)
 
 
@@ -56,6 +55,9 @@ def test_dropped_examples_are_never_drawn(manifest, tmp_path):
     assert drawn == {(task, record) for task in (0, 1) for record in (1, 2, 4, 5)}
     assert dropping.summary(0, dropping.num_rows)["tasks"]["leaky"]["dropped"] == 2
     assert dropping.digest != plan(manifest, None).digest
+    fewer = plan(manifest, decontaminate.excluded(report, manifest), max_examples=3)
+    assert {(s.task, s.record) for i in range(fewer.num_rows) for s in fewer.row(i).segments} < drawn
+    assert sum(len(fewer.row(i).segments) for i in range(fewer.num_rows)) == 6, "three of each of the two tasks"
     said = list(decontaminate.lines(report, "drop"))
     assert said[-1].startswith("contamination: 4 training examples") and len(said) == 3
     assert len(list(decontaminate.lines(report, "report"))) == 2

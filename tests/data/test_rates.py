@@ -6,6 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from itune.data.config import DataConfig
+from itune.data.plan_tasks import capped
 from itune.data.rates import lookup
 from itune.errors import UserError
 from tests.data.test_schedule import all_segments, make_index, make_plan, make_task, three_tasks
@@ -120,3 +122,26 @@ def test_rates_that_cannot_be_are_refused_by_name(fields, message):
 def test_a_name_goes_before_patterns_and_the_first_pattern_before_the_next():
     said = {"a*": 1.0, "*": 2.0, "ab": 3.0}
     assert lookup(["ab", "ac", "x"], said, "") == [3.0, 1.0, 2.0]
+
+
+def test_max_examples_keeps_the_same_examples_in_every_task_of_a_data_set():
+    tasks = [make_task("rte/zs", 50, identity="rte"), make_task("rte/fs", 50, identity="rte", variants=2)]
+    drawn = {}
+    for most in (0, 50, 20, 10):
+        plan = make_plan([capped(task, most) for task in tasks], max_epochs=1)
+        seen = [(s.task, s.record // tasks[s.task].variants) for s in all_segments(plan)]
+        drawn[most] = [{example for task, example in seen if task == k} for k in (0, 1)]
+        assert len(seen) == 2 * (most or 50), "each once"
+        assert drawn[most][0] == drawn[most][1]
+    assert drawn[10][0] < drawn[20][0] < drawn[50][0] == drawn[0][0] == set(range(50))
+    by_key = np.argsort(tasks[0].example_keys)[:10].tolist()
+    assert drawn[10][0] == set(by_key) != set(range(10)), "chosen by key, not by position"
+    excluded = np.arange(50) < 25
+    left = capped(dataclasses.replace(tasks[0], excluded=excluded), 10).excluded
+    assert (~left).sum() == 10 and not (~left & excluded).any(), "of those that may be trained on"
+    assert capped(dataclasses.replace(tasks[0], excluded=excluded), 30).excluded is excluded
+
+
+def test_a_run_says_how_many_examples_it_takes():
+    with pytest.raises(ValueError, match="DataConfig.max_examples=-1 must not be negative"):
+        DataConfig(mixture="m", max_examples=-1)
