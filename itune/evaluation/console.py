@@ -54,7 +54,7 @@ def _table(evaluation: Evaluation, group: str, names: list[str], states: list[st
     title = Text(WORDS[group], style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
     table.add_column("task", max_width=TASK_WIDTH, overflow="fold")
-    table.add_column("measure", max_width=14, overflow="fold")
+    table.add_column("measure", max_width=19, overflow="fold")
     for state in states:
         table.add_column(HEADINGS[state], justify="right", no_wrap=True)
     compared = len(states) > 1

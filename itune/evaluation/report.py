@@ -239,6 +239,8 @@ def interval_text(result: TaskResult | None, measure: str) -> str:
     low, high, of = (result.metrics.get(f"{measure}{part}") if result else None for part in INTERVAL)
     if low is None or high is None or of is None:
         return ""
+    if low == high and 0 < low < 100:  # of one example: no interval, see itune.data.intervals
+        return f" (of {of:,.0f})"
     return f" ({low:.3g} to {high:.3g}, of {of:,.0f})"
 
 

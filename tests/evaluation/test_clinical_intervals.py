@@ -29,6 +29,8 @@ def test_the_interval_stands_beside_the_value() -> None:
     assert cells[-1]["text"] == "50 (0 to 100, of 2)"
     assert interval_text(evaluation().result("after", "held_in", "t"), "rouge_l") == ""
     assert interval_text(None, "under_triage") == ""
+    one = TaskResult(loss=1.0, examples=1, metrics={"f1": 80.0, "f1/low": 80.0, "f1/high": 80.0, "f1/of": 5.0})
+    assert interval_text(one, "f1") == " (of 5)", "one example has no interval"
 
 
 def test_more_harm_is_worse() -> None:
