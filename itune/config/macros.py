@@ -30,6 +30,11 @@ MACROS = (
         binding="DataConfig.feature_lengths",
         about='most tokens of an example: {"inputs": 384, "targets": 128}',
     ),
+    Macro(
+        name="ALLOWED_LICENSES",
+        binding="DataConfig.allowed_licences",
+        about='licences or terms of what is trained on: ("commercial", "share-alike"); () for all',
+    ),
     Macro(name="TRAIN_STEPS", binding="TrainConfig.steps", about="optimizer updates in all"),
     Macro(name="BATCH_SIZE", binding="TrainConfig.batch_size", about="packed rows an update"),
     Macro(name="LOSS_NORM", binding="TrainConfig.loss_norm", about="tokens or example: what counts alike in the loss"),

@@ -43,8 +43,9 @@ class DataConfig:
         drawn, not how often the task is: that is its rate.
       task_epochs: other limits for some tasks, by name or pattern: {"sums": 2}.
       contamination: what to do about evaluation text in training examples: "off", "report", "drop" or "stop".
-      allowed_licences: what the tasks that are trained on may be under: terms ("commercial", "share-alike", "unknown",
-        "non-commercial"), licences or patterns ("CC-BY-*"); a mixture with any other is not prepared. () allows all.
+      allowed_licences: what the tasks that are trained on may be under (ALLOWED_LICENSES): terms ("commercial",
+        "share-alike", "unknown", "non-commercial"), licences or patterns ("CC-BY-*"); a mixture with any other is not
+        prepared. () allows all.
       max_bad_records: examples a split that may fail, be left out and counted before it is an error.
       on_failed_source: tasks that can't be prepared, once all others are: "stop", with a list of them, or "skip" them
         and train on the rest.

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from itune.data import identities
+
 PROJECT = Path(__file__).parents[2]
 LIBRARY = sorted((PROJECT / "tasks" / "library").glob("*/*.yaml"))
 CLUSTERS = (
@@ -66,6 +68,7 @@ def test_the_library_covers_flans_clusters_and_two_more() -> None:
 def test_a_data_set_says_where_it_comes_from_and_has_prompts_enough(path: Path) -> None:
     declared = yaml.safe_load(path.read_text("utf-8"))
     assert declared["name"] == path.stem and declared["cluster"] == path.parent.name
+    assert identities.is_known(declared["identity"]), "an alias that FLAN or the hub knows would not be held out"
     assert declared.get("hf") and declared["licence"] and declared["citation"]
     assert sum(w.get("only") != "opt" for w in declared["templates"]) >= 7
     assert len(declared.get("inversions", ())) >= 2
