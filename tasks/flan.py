@@ -149,7 +149,8 @@ def _members(name: str) -> Sequence[Rated]:
     if name == "muffin":
         return [*part("flan2021"), *part("dialog")]
     if name == "t0":
-        return [(task, functools.partial(_t0_rate, prompts=n)) for task, n in p3_tasks().items()]
+        zero_shot = {task: prompts for task, prompts in p3_tasks().items() if not task.endswith("/fs")}
+        return [(task, functools.partial(_t0_rate, prompts=prompts)) for task, prompts in zero_shot.items()]
     if name == "flan2022":
         return _weighted(WEIGHTS)
     if name == "flan2022_library":
@@ -170,7 +171,7 @@ def part(name: str) -> tuple[Rated, ...]:
     """The tasks of a part of flan2022, each with its rate in it. Raises: UserError where its files are not there."""
     cap = CAPS[name]
     if name == "t0":
-        return tuple((task, rate_by_examples(cap)) for task in p3_tasks())
+        return tuple((task, rate_by_examples(cap, share=0.5)) for task in p3_tasks())  # zero- and few-shot
     if name == "niv2":
         # The tasks of the training list, whatever rates that mixture gives them.
         return tuple((info.name, rate_by_examples(cap)) for info, _ in mixture_info("niv2_train"))
@@ -216,7 +217,10 @@ def _flan2021(clusters: Collection[str]) -> list[Rated]:
 
 @functools.cache
 def p3_tasks() -> dict[str, int]:
-    """Registers T0's training sets under P3's prompts: p3/<data set>/<prompt> -> number of prompts of that data set."""
+    """Registers T0's training sets under P3's prompts: p3/<data set>/<prompt>, and with "/fs", few-shot.
+
+    Returns the number of prompts of its data set by task.
+    """
     below = collections.folder()
     if below is None or not (below / PROMPTSOURCE).is_dir():
         raise UserError(collections.missing(PROMPTSOURCE))
@@ -225,7 +229,7 @@ def p3_tasks() -> dict[str, int]:
         path = below / PROMPTSOURCE / where / "templates.yaml"
         if name in LIBRARY and path.is_file():
             names = _register_p3(name, path)
-            found |= dict.fromkeys(names, len(names))
+            found |= dict.fromkeys(names, len(names) // 2)
     if not found:
         raise UserError(f"{below / PROMPTSOURCE}: holds no templates.yaml of {', '.join(T0_TRAINING.values())}")
     return found
@@ -241,6 +245,7 @@ def _register_p3(name: str, path: Path) -> list[str]:
         licence=d.licence,
         identity=d.identity,
         per_template=True,
+        few_shot=True,
         description=f"{name} through P3's prompts",
     )
 

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from itune.data.jinja_templates import JSON_FIELDS, OPTIONS, SEPARATOR, JinjaTemplate
+from itune.data.library.shots import FewShot, set_pool
 from itune.data.promptsource_rows import Records, promptsource_rows
 from itune.data.readers import Table, read_text, require
 from itune.data.registry import add_mixture, add_task
 from itune.data.sources import RowSource
-from itune.data.templates import check_unique
+from itune.data.templates import RowTemplate, check_unique
 from itune.errors import UserError, nearest
 
 _TAGS = ("!Template", "!TemplateMetadata")
@@ -115,6 +116,7 @@ def promptsource_tasks(
     identity: str | None = None,
     templates: Sequence[str] | None = None,
     per_template: bool = False,
+    few_shot: bool = False,
     metrics: Sequence[str | Callable[..., Any]] | None = None,
     max_field_chars: int | None = None,
     id_key: str | None = None,
@@ -135,6 +137,9 @@ def promptsource_tasks(
     per_template=True, a task `name/<template>` each, and a mixture `name` of them. These share the identity, so that
     arms with different templates see the same rows in the same order; each row has its "answer_choices" (a JSON list)
     for rank classification.
+
+    With few_shot=True there is `<task>/fs` beside each: the same prompts with 0 to 5 training rows before them, in the
+    same prompt, never the query.
 
     A template that leaves the inputs or the targets of a row empty, or makes more than two parts, is not used for that
     row, and a row that no template is left for is left out; log lines say how many. The YAML file is read here, the
@@ -185,21 +190,29 @@ def promptsource_tasks(
     groups = {f"{name}/{_slug(t.id)}": (t,) for t in chosen} if per_template else {name: chosen}
     if per_template and len(groups) < len(chosen):
         raise UserError(f"{where}: two of its templates have names that give tasks one name; use templates=")
+    names: list[str] = []
     for task, members in groups.items():
-        add_task(
-            task,
-            source=_source(members, row_splits, settings, with_options=per_template),
-            templates=members,
-            cluster=cluster,
-            licence=licence,
-            identity=identity,
-            metrics=_metrics(members) if metrics is None else metrics,
-            sensitive=sensitive,
-            **options,
-        )
+        source = _source(members, row_splits, settings, with_options=per_template)
+        asked: dict[str, Sequence[RowTemplate]] = {task: members}
+        if few_shot:
+            set_pool(task, functools.partial(source.checked_rows, "train"))
+            asked[f"{task}/fs"] = [FewShot(template=template, family=task) for template in members]
+        for registered, wordings in asked.items():
+            add_task(
+                registered,
+                source=source,
+                templates=wordings,
+                cluster=cluster,
+                licence=licence,
+                identity=identity,
+                metrics=_metrics(members) if metrics is None else metrics,
+                sensitive=sensitive,
+                **options,
+            )
+        names += asked
     if per_template:
-        add_mixture(name, list(groups))
-    return list(groups)
+        add_mixture(name, names)
+    return names
 
 
 def _select(known: Sequence[JinjaTemplate], names: Sequence[str] | None, where: str) -> tuple[JinjaTemplate, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -14,7 +15,7 @@ import seqio
 from itune.data import JinjaTemplate, RowSource, Template, add_task, load_promptsource, promptsource_tasks, registry
 from itune.data.jinja_templates import encode_row
 from itune.data.readers import read_records
-from itune.data.templates import RenderContext, render_row
+from itune.data.templates import RenderContext, Room, render_row
 from itune.errors import UserError
 from tests.data.toy import Toy, records_of, split_of
 
@@ -177,6 +178,34 @@ def test_a_task_for_each_template(files: tuple[Path, Path]) -> None:
     assert ask[0]["answer_choices"] == '["bad", "good"]' and "answer_choices" not in write[0]
     assert ask[0]["film_id"] == "7"
     assert [registry.info(name).metrics for name in names] == [("accuracy",), ("rouge_l",)]
+
+
+def test_few_shot_prompts_are_the_same_prompts_with_other_rows_before_them(files: tuple[Path, Path]) -> None:
+    more = [{"text": f"Film {n} was fine.", "label": n % 2, "tags": ["plot"], "film-id": n} for n in range(20, 30)]
+    with open(files[1], "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in more)
+    names = register(files, per_template=True, few_shot=True)
+    assert names == ["reviews/is_this_review", "reviews/is_this_review/fs", "reviews/write", "reviews/write/fs"]
+    assert {i.name for i, _ in registry.mixture_info("reviews")} == set(names)
+    counts = set()
+    for alone, shown in (names[:2], names[2:]):
+        (plain,), (few,) = registry.info(alone).templates, registry.info(shown).templates
+        rows = rows_of(shown)
+        assert few.id == plain.id and [row["id"] for row in rows] == [row["id"] for row in rows_of(alone)]
+        for row, key in itertools.product(rows, range(30)):
+            query, answer = plain.render(row, key)
+            prompt, same = few.render(row, key)
+            # Of other rows, and each once: "write" draws a tag by the key, so texts tell the rows apart.
+            texts = [other["text"] for other in rows if other["text"] in prompt.replace(query, "")]
+            assert same == answer and query in prompt and prompt.count(query) == 1 and row["text"] not in texts
+            counts.add(len(texts))
+            assert few.within(Room(tokenizer=Letters(), tokens=len(query))).render(row, key)[0] == query
+    assert counts == set(range(6))
+
+
+class Letters:
+    def encode(self, text: str) -> list[str]:
+        return list(text)
 
 
 @pytest.mark.parametrize("split_by", [("text",), ()])

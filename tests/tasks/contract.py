@@ -28,7 +28,8 @@ from itune.data import catalogue, registry  # noqa: E402
 from itune.data.keyed import key64  # noqa: E402
 from itune.data.library import golden  # noqa: E402
 from itune.data.library.declaration import ANSWER  # noqa: E402
-from itune.data.library.prompts import VariantTemplate, exemplar_pool  # noqa: E402
+from itune.data.library.prompts import VariantTemplate  # noqa: E402
+from itune.data.library.shots import exemplar_pool  # noqa: E402
 from itune.data.licences import terms_of  # noqa: E402
 from itune.data.metrics import METRICS  # noqa: E402
 from itune.data.templates import Room, Template  # noqa: E402

@@ -81,6 +81,9 @@ def test_owners_files_are_taken_in_and_mmlu_is_left_out(mixtures: dict[str, Rate
         "niv2/task002_films_questions": [7.0, "question_generation"],
     }
     assert mixtures["t0"] == {f"p3/ag_news/{name}": [8.0, "miscellaneous"] for name in ("about", "topic")}
+    of_t0 = {task: rate for task, (rate, _) in mixtures["flan2022"].items() if task.startswith("p3/")}
+    assert set(of_t0) == {f"p3/ag_news/{name}" for name in ("about", "about/fs", "topic", "topic/fs")}
+    assert len(set(of_t0.values())) == 1, "half zero-shot, half few-shot"
 
 
 def test_caps_are_rates(monkeypatch: pytest.MonkeyPatch) -> None:

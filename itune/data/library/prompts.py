@@ -8,33 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from itune.data.keyed import key64
+from itune.data.library import shots
 from itune.data.library.declaration import ANSWER, HISTORY, OPTIONS, RATIONALE, Wording
 from itune.data.library.rows import GOLD
+from itune.data.library.shots import LAYOUT, MOST_SHOTS, Row, cue, pick
 from itune.data.library.styles import (
     COT_CUES,
     COT_ENDS,
-    CUED,
     FOUND_BEHIND,
     OPTION_STYLES,
-    SHOT_STYLES,
     SPEAKER_STYLES,
     OptionStyle,
-    tables_digest,
 )
 from itune.data.splits import normalise
 from itune.data.templates import Room, Template, check_fields
-from itune.errors import UserError
-
-Row = Mapping[str, str]
-
-MOST_SHOTS = 5
-# Of all that a rendering is made with beside the row and its wording; raise the number when the code here changes it.
-LAYOUT = f"1-{tables_digest()}"
-LONGEST_CUE = 60  # characters of a last line such as "Answer (yes or no):"
-_TRIES = 8  # draws for an exemplar before the row goes without
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,47 +96,22 @@ class VariantTemplate:
 
     def render(self, row: Row, key: int = 0) -> tuple[str, str]:
         """(inputs, targets)."""
-        others = self._exemplars(row, key) if self.variant.shots else []
+        others = self._exemplars(row, key)
         style = self._option_style([row, *others], key)
         inputs, targets = self._one(row, key, style)
         exemplars = [self._one(other, key, style) for other in others]
-        while exemplars and self.room is not None and not self.room.has(self._with(exemplars, inputs, key)):
-            exemplars.pop()
-        return self._with(exemplars, inputs, key), targets
+        return shots.lay_out(exemplars, inputs, key, self.room), targets
 
     def shown(self, row: Row, key: int = 0) -> tuple[str, str]:
         """(the list of options that the prompt shows, "" for none; the answer as it stands in that list)."""
-        others = self._exemplars(row, key) if self.variant.shots else []
+        others = self._exemplars(row, key)
         values, block = self._values(row, key, self._option_style([row, *others], key))
         return block, values[ANSWER]
 
-    def _with(self, exemplars: Sequence[tuple[str, str]], inputs: str, key: int) -> str:
-        if not exemplars:
-            return inputs
-        styles = [s for s in SHOT_STYLES if s.id in CUED] if _cue(inputs)[1] else SHOT_STYLES
-        style = styles[_pick(key, "shots") % len(styles)]
-        shown = [
-            style.exemplar.format(number=n, inputs=asked, targets=answered)
-            for n, (asked, answered) in enumerate(exemplars, 1)
-        ]
-        query = style.query.format(number=len(exemplars) + 1, inputs=inputs)
-        return style.opening + style.between.join([*shown, query])
-
     def _exemplars(self, row: Row, key: int) -> list[Row]:
-        """0 to `most_shots` rows of the training split, none that asks what the query or another of them asks."""
-        pool = exemplar_pool(self.family)
-        wanted = _pick(key, "number of shots") % (self.most_shots + 1)
-        found: list[Row] = []
-        taken = {row["id"], self._question(row)}
-        for n in range(wanted * _TRIES if pool else 0):
-            other = pool[_pick(key, f"exemplar {n}") % len(pool)]
-            names = {other["id"], self._question(other)}
-            if not names & taken:
-                taken |= names
-                found.append(other)
-                if len(found) == wanted:
-                    break
-        return found
+        if not self.variant.shots:
+            return []
+        return shots.draw(shots.exemplar_pool(self.family), row, key, most=self.most_shots, question=self._question)
 
     def _question(self, row: Row) -> str:
         text = "\n".join(row[name] for name in self.same)
@@ -160,10 +124,10 @@ class VariantTemplate:
         template = self.wording.template
         inputs, targets = template.render(values)
         if block and OPTIONS not in Template("inputs", self.wording.inputs, "").fields:
-            inputs = _before_cue(inputs, block, "\n\n" if _pick(key, "gap") % 2 else "\n")
+            inputs = _before_cue(inputs, block, "\n\n" if pick(key, "gap") % 2 else "\n")
         if self.variant.cot:
-            inputs = _before_cue(inputs, COT_CUES[_pick(key, "cue") % len(COT_CUES)], "\n")
-            end = COT_ENDS[_pick(key, "end") % len(COT_ENDS)]
+            inputs = _before_cue(inputs, COT_CUES[pick(key, "cue") % len(COT_CUES)], "\n")
+            end = COT_ENDS[pick(key, "end") % len(COT_ENDS)]
             targets = end.format(rationale=_sentence(values[RATIONALE]), answer=targets.rstrip("."))
         return inputs, targets
 
@@ -171,7 +135,7 @@ class VariantTemplate:
         """The row's fields as this rendering words them, and the list of options to show, "" for none."""
         values = dict(row)
         if HISTORY in row and row.get(HISTORY, "").startswith("["):
-            speakers = SPEAKER_STYLES[_pick(key, "speakers") % len(SPEAKER_STYLES)].names
+            speakers = SPEAKER_STYLES[pick(key, "speakers") % len(SPEAKER_STYLES)].names
             values[HISTORY] = "\n".join(speakers[n % 2] + turn for n, turn in enumerate(json.loads(row[HISTORY])))
         if not row[GOLD]:
             return values, ""
@@ -194,7 +158,7 @@ class VariantTemplate:
             options = [words[label] for label in self.labels]
         if all(option.isdigit() for option in options):
             return options, gold
-        order = sorted(range(len(options)), key=lambda n: _pick(key, f"option {self.labels[n]}"))
+        order = sorted(range(len(options)), key=lambda n: pick(key, f"option {self.labels[n]}"))
         return [options[n] for n in order], order.index(gold)
 
     def _option_style(self, rows: Sequence[Row], key: int) -> OptionStyle | None:
@@ -208,22 +172,7 @@ class VariantTemplate:
         said, placed = _words(self.wording.inputs), OPTIONS in self.wording.template.fields
         named = not placed and bool(self.labels) and any(_words(text) <= said for text in options[0])
         fit = [s for s in OPTION_STYLES if all(map(s.fits, options)) and not (named and s.marks)]
-        return fit[_pick(key, "options") % len(fit)]
-
-
-_POOLS: dict[str, Callable[[], Sequence[Row]]] = {}
-
-
-def set_pool(family: str, rows: Callable[[], Sequence[Row]]) -> None:
-    """Where the exemplars of a data set come from: its training rows, read when first asked for."""
-    _POOLS[family] = rows
-
-
-def exemplar_pool(family: str) -> Sequence[Row]:
-    """The training rows of a data set. Raises: UserError where no such data set is registered."""
-    if family not in _POOLS:
-        raise UserError(f"no data set {family!r} is registered, whose rows could be exemplars")
-    return _POOLS[family]()
+        return fit[pick(key, "options") % len(fit)]
 
 
 def final_answer(text: str, **unused: object) -> str:
@@ -232,15 +181,9 @@ def final_answer(text: str, **unused: object) -> str:
     return (tail if found else text).strip().removesuffix(".")
 
 
-def _cue(inputs: str) -> tuple[str, str]:
-    """ "Q: Why?\\nAnswer:" -> ("Q: Why?", "Answer:"); no cue where the last line is longer or ends otherwise."""
-    head, newline, last = inputs.rpartition("\n")
-    return (head, last) if newline and last.endswith(":") and len(last) <= LONGEST_CUE else (inputs, "")
-
-
 def _before_cue(inputs: str, block: str, gap: str) -> str:
-    head, cue = _cue(inputs)
-    return f"{head}{gap}{block}\n{cue}" if cue else f"{head}{gap}{block}"
+    head, last = cue(inputs)
+    return f"{head}{gap}{block}\n{last}" if last else f"{head}{gap}{block}"
 
 
 def _words(text: str) -> set[str]:
@@ -251,7 +194,3 @@ def _sentence(text: str) -> str:
     """With a full stop, so that the conclusion stands apart."""
     text = text.strip()
     return text if not text or text[-1] in ".!?:;)" else f"{text}."
-
-
-def _pick(key: int, what: str) -> int:
-    return key64("library", key, what)

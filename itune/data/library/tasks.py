@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from itune.data.library.declaration import OPTIONS, Declaration, Wording, load_declaration
-from itune.data.library.prompts import VARIANTS, Variant, VariantTemplate, final_answer, set_pool
+from itune.data.library.prompts import VARIANTS, Variant, VariantTemplate, final_answer
 from itune.data.library.rows import GOLD, REFERENCES, Derive, declared_rows, files_of
+from itune.data.library.shots import set_pool
 from itune.data.registry import add_mixture, add_task
 from itune.data.sources import RowSource
 from itune.errors import UserError, nearest

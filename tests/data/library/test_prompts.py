@@ -9,7 +9,7 @@ import re
 import pytest
 
 from itune.data.keyed import key64
-from itune.data.library import prompts
+from itune.data.library import shots
 from itune.data.library.declaration import load_declaration
 from itune.data.library.prompts import VARIANTS, final_answer
 from itune.data.library.rows import declared_rows
@@ -31,7 +31,7 @@ def world(maker, monkeypatch, path, **splits):
     d = load_declaration(path)
     maker.write(d.name, **splits)
     rows = list(declared_rows("train", declaration=d))
-    monkeypatch.setitem(prompts._POOLS, d.name, lambda: rows)
+    monkeypatch.setitem(shots._POOLS, d.name, lambda: rows)
     return rows, {name: templates_of(d, VARIANTS[name], w) for name, w in d.variants.items()}
 
 
@@ -109,7 +109,7 @@ def test_exemplars_are_others_of_the_same_task_and_none_is_the_query(nli, varian
             assert found[-1] == row["hypothesis"] and row["hypothesis"] not in found[:-1]
             counts.add(len(found) - 1)
         assert len(set(found)) == len(found) and set(found) <= claims
-    assert counts == set(range(prompts.MOST_SHOTS + 1)), "0 to k are drawn"
+    assert counts == set(range(shots.MOST_SHOTS + 1)), "0 to k are drawn"
 
 
 def test_an_exemplar_never_asks_what_the_query_asks_under_another_id(maker, monkeypatch):
@@ -143,7 +143,7 @@ def test_exemplars_that_the_prompt_has_no_room_for_are_left_out(nli):
     rows, by_variant = nli
     limit, cut = 30, 0
     for template in by_variant["fs"]:
-        tight = template.within(prompts.Room(tokenizer=Words(), tokens=limit))
+        tight = template.within(shots.Room(tokenizer=Words(), tokens=limit))
         for row in rows:
             for key in KEYS:
                 whole, inputs = template.render(row, key)[0], tight.render(row, key)[0]
