@@ -43,6 +43,7 @@ setup(
         "rouge-score>=0.1.2",
         "sacrebleu>=2.4",
         "safetensors>=0.6",
+        "scipy>=1.13",
         "sentencepiece>=0.2.1",
         "seqio>=0.0.20",
         "tensorboardX>=2.6",
