@@ -37,6 +37,16 @@ def resolve(statements: Sequence[Statement], gin_files: Sequence[str | Path]) ->
     return _build(RunConfig, table, None, str(gin_files[-1]))
 
 
+def build(cls: type, statements: Sequence[Statement], gin_files: Sequence[str | Path]) -> Any:
+    """An instance of a config that is no part of a run (schema.APART). Raises UserError."""
+    table = {statement.key: statement for statement in statements}
+    for statement in statements:
+        for ref in _references(statement.value):
+            if isinstance(ref, MacroRef) and not ref.required and ref.name not in table:
+                raise UserError(f"{statement.where}: {statement.key}: there is no macro {ref.name!r}.")
+    return _build(cls, table, None, str(gin_files[-1]))
+
+
 def macro_behind(key: str, statements: Sequence[Statement]) -> str:
     """The macro that the binding `key` takes its value from, or `key` itself."""
     table = {statement.key: statement for statement in statements}
@@ -189,6 +199,8 @@ def _why_unused(statement: Statement, table: Table, statements: Sequence[Stateme
             return f"{user.key} is bound at {table[user.key].where} instead."
         return f"{user.key} at {user.where}, which uses it, has none."
     owner = statement.key.partition(".")[0]
+    if schema.CLASSES[owner] in schema.APART:
+        return "it describes a study: python -m itune.ablate runs that."
     slot = schema.slots_for(schema.CLASSES[owner])[0]
     if slot not in table:
         return f"nothing binds {slot}. Did you mean to add {slot} = @{owner}()?"

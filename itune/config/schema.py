@@ -15,6 +15,7 @@ from itune.errors import nearest
 from itune.evaluation.config import EvalConfig
 from itune.models.config import FullConfig, LoRAConfig, WeightsConfig
 from itune.parallel.config import MeshConfig
+from itune.studies.config import StudyConfig
 from itune.training.config import (
     AdafactorConfig,
     AdamWConfig,
@@ -41,8 +42,11 @@ CLASSES: dict[str, type] = {
         EvalConfig,
         CheckpointConfig,
         LoggingConfig,
+        StudyConfig,
     )
 }
+# Not of a run: `python -m itune.ablate` reads it beside the recipe that it starts from.
+APART = frozenset({StudyConfig})
 # T5X's MIXTURE_OR_TASK_MODULE is one string, so one string is enough here. Nowhere else: "abc" for a tuple is a slip.
 ONE_OR_MORE = frozenset({"DataConfig.modules"})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -157,6 +158,16 @@ class Evaluator:
             baseline = self._measure(self._chat, "chat", params, per_task, check)
         own_format = self.config.data.prompt_format
         return dataclasses.replace(self._measure(self._examples, own_format, params, per_task, check), chat=baseline)
+
+    def before_digest(self) -> str:
+        """Of all that an evaluation before step 1 depends on: the examples, the model it starts from, how it computes.
+
+        The seed, the rank and the rates are no part of it: a fresh adapter changes nothing.
+        """
+        c, plan = self.config, self._examples.plan.digest if self._examples is not None else ""
+        kind = [type(c.tuning).__name__, dataclasses.asdict(c.weights), dataclasses.asdict(c.evaluation)]
+        how = [c.data.prompt_format, c.data.converter, self.tokenizer.digest, dataclasses.asdict(c.mesh)]
+        return hashlib.sha256(json.dumps([plan, kind, how], sort_keys=True).encode()).hexdigest()[:16]
 
     def worst(self, after: Snapshot, before: Snapshot | None = None) -> list[WorstExample]:
         """The examples that `after` did worst on, `EvalConfig.worst_examples` a task, with their texts."""

@@ -11,6 +11,7 @@ from itune.config.run import RunConfig
 from itune.data.manifest import Manifest
 from itune.evaluation.console import print_summary
 from itune.evaluation.evaluate import Snapshot
+from itune.evaluation.losses import write_losses
 from itune.evaluation.report import write_report
 from itune.evaluation.results import Evaluation, pool, write_predictions
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
@@ -30,8 +31,8 @@ def finish_run(
     show_text: bool,
     console: Console,
 ) -> Path:
-    """Writes predictions.jsonl, worst.jsonl, evaluation.json and report.html; prints the summary; returns the report's
-    path.
+    """Writes predictions.jsonl, losses.jsonl, worst.jsonl, evaluation.json and report.html; prints the summary; returns
+    the report's path.
     """
     states = {"before": before, "before_chat": before.chat, "after": after}
     scored = score(config, states, model_dir, console)
@@ -40,6 +41,7 @@ def finish_run(
     write_predictions(
         model_dir / "predictions.jsonl", predictions(states, scored), sensitive=sensitive, show_text=show_text
     )
+    write_losses(model_dir / "losses.jsonl", before.losses, after.losses)
     write_worst(model_dir / "worst.jsonl", worst, sensitive=sensitive, show_text=show_text)
     evaluation = Evaluation(
         before=evals.get("before"),

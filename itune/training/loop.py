@@ -44,9 +44,16 @@ EXIT_NONFINITE = 3
 
 
 def train(
-    config: RunConfig, *, resume: bool = True, show_text: bool = False, allow_remote_tracker: bool = False
+    config: RunConfig,
+    *,
+    resume: bool = True,
+    show_text: bool = False,
+    allow_remote_tracker: bool = False,
+    before: Path | None = None,
 ) -> int:
     """Runs `config` to its end, or on from its newest checkpoint; returns the exit code.
+
+    before: a folder in which runs that start from the same model and evaluate alike share the evaluation before step 1.
 
     0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient.
     Raises: UserError for what a user can mend.
@@ -55,7 +62,7 @@ def train(
     model_dir = Path(config.model_dir)
     with lock(model_dir), stop_on_signals() as stop:
         try:
-            return _run(config, model_dir, resume, show_text, allow_remote_tracker, console, stop)
+            return _run(config, model_dir, resume, show_text, allow_remote_tracker, before, console, stop)
         except Stopped as stopped:
             say(console, "Stopped. The same command goes on from the newest checkpoint.")
             return stopped.exit_code
@@ -67,6 +74,7 @@ def _run(
     resume: bool,
     show_text: bool,
     allow_remote_tracker: bool,
+    shared: Path | None,
     console: Console,
     stop: StopRequest,
 ) -> int:
@@ -97,7 +105,7 @@ def _run(
         run_config=dataclasses.asdict(config),
     )
 
-    evaluate_before = lambda: _before(evaluator, model, state, model_dir, console, stop, writer)  # noqa: E731
+    evaluate_before = lambda: _before(evaluator, model, state, model_dir, shared, console, stop, writer)  # noqa: E731
     before = timed(timings, "evaluation before", evaluate_before)
     try:
         size, norm = config.train.batch_size, config.train.loss_norm
@@ -228,6 +236,7 @@ def _before(
     model: ModelSide,
     state: TrainState,
     model_dir: Path,
+    shared: Path | None,
     console: Console,
     stop: StopRequest,
     writer: MetricsWriter,
@@ -236,11 +245,20 @@ def _before(
     path = model_dir / ".evaluation-before.json"
     if int(state.step) > 0 and path.is_file():
         return Snapshot.load(path)
+    common = shared / f"{evaluator.before_digest()}.json" if shared is not None else None
+    if common is not None and int(state.step) == 0 and common.is_file():
+        before = Snapshot.load(common)
+        before.save(path)
+        writer.write({"step": 0, "eval": before.loss_lines()})
+        return before
     say(console, "Evaluating before training ...")
     # A resumed run whose snapshot is gone: adapters are a pure function of the seed, so "before" can be made again.
     fresh = state if int(state.step) == 0 else model.initial_state(evaluator.config.seed)
     before = evaluator.snapshot(model.all_params(fresh), stop.check, chat=evaluator.config.evaluation.chat_baseline)
     before.save(path)
+    if common is not None:
+        common.parent.mkdir(parents=True, exist_ok=True)
+        before.save(common)
     if int(state.step) == 0:
         writer.write({"step": 0, "eval": before.loss_lines()})
     return before

@@ -1,0 +1,38 @@
+"""`python -m itune.ablate`: a study: the arms that a gin file declares, over seeds, against their base."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from itune import cli
+from itune.memory import use_huge_pages
+
+
+def main(argv: Sequence[str]) -> int:
+    flags = _parser().parse(argv)
+    from itune.studies.arms import load_study
+
+    study = load_study(flags.gin_file, flags.gin_bindings, flags.workdir)
+
+    # JAX loads here: a slip on the command line has been reported by now.
+    from itune.studies import runner
+
+    if flags.dry_run:
+        runner.dry_run(study)
+        return 0
+    return runner.run_study(study)
+
+
+def _parser() -> cli.Parser:
+    example = "python -m itune.ablate --gin_file=gin_configs/studies/leave_one_source_out.gin --dry_run"
+    about = "Run a study: arms that differ from a base recipe, each over several seeds; what has been run is kept."
+    parser = cli.Parser(prog="python -m itune.ablate", description=about, example=example)
+    cli.add_config_flags(parser)
+    parser.add_argument("--dry_run", action="store_true", help="print the arms, what they differ in, and what is done")
+    return parser
+
+
+if __name__ == "__main__":
+    use_huge_pages()
+    sys.exit(cli.run(main))

@@ -1,0 +1,50 @@
+"""What a study may say. Plain dataclasses: importing this loads neither TensorFlow nor JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+
+COMBINE = ("product", "zip", "each")
+HELD_EQUAL = ("steps", "tokens", "supervised_tokens", "examples")
+ENDPOINTS = ("held_out", "held_in")
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A base recipe, and arms that each differ from it in what they say.
+
+    Attributes:
+      arms: name -> the bindings that differ, as after --gin.: {"low_rate": ("LearningRateConfig.peak=1e-4",)}.
+      leave_out: tasks (names or patterns of the mixture's) to leave out, an arm each, called "without <name>".
+      axes: binding -> values, as text: {"LoRAConfig.rank": ("4", "16")}; arms called "rank=4".
+      combine: of several axes: "product" (every combination), "zip" (first with first) or "each" (one at a time).
+      seeds: of every arm and of the base, which they are paired by.
+      held_equal: what the arms have alike with the base: "steps", or of what is trained on "tokens",
+        "supervised_tokens" or "examples", for which an arm's steps are set. What was not equal is printed.
+      endpoint: whose loss is the question, "held_out" or "held_in".
+      tasks_sampled: whether conclusions are to hold for tasks like those evaluated, not for these only.
+    """
+
+    arms: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    leave_out: tuple[str, ...] = ()
+    axes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    combine: str = "each"
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    held_equal: str = "steps"
+    endpoint: str = "held_out"
+    tasks_sampled: bool = False
+
+    def __post_init__(self) -> None:
+        for name, options in (("combine", COMBINE), ("held_equal", HELD_EQUAL), ("endpoint", ENDPOINTS)):
+            if getattr(self, name) not in options:
+                raise ValueError(f"StudyConfig.{name}={getattr(self, name)!r} must be one of {options}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"StudyConfig.seeds={self.seeds} must be different numbers, at least one")
+        if BASE in self.arms:
+            raise ValueError(
+                f"StudyConfig.arms: {BASE!r} is the recipe without a difference; give the arm another name"
+            )
+        if self.combine == "zip" and len({len(values) for values in self.axes.values()}) > 1:
+            counts = {name: len(values) for name, values in self.axes.items()}
+            raise ValueError(f"StudyConfig.combine='zip' needs as many values on each axis, not {counts}")

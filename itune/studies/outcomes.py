@@ -1,0 +1,161 @@
+"""What the runs of a study came to: losses by arm, seed, task and example; effects; a table. No JAX."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from itune.evaluation.losses import read_losses
+from itune.studies.arms import Arm, Study
+from itune.studies.statistics import Effect, Verdict, effect, judge, smallest_effect
+
+LOSSES = "losses.jsonl"
+DONE, DIVERGED, MISSING = "done", "diverged", "not run"
+FAILED_MARK = "failed.txt"
+
+Example = tuple[str, str]  # (task, id)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """An arm's runs. state: of each seed.  losses: of each seed that is done, of each example of the endpoint."""
+
+    arm: Arm
+    state: Mapping[int, str]
+    losses: Mapping[int, Mapping[Example, float]]
+
+
+def state_of(folder: Path) -> str:
+    if (folder / LOSSES).is_file() and (folder / "evaluation.json").is_file():
+        return DONE
+    return DIVERGED if (folder / FAILED_MARK).is_file() else MISSING
+
+
+def outcomes(study: Study) -> dict[str, Outcome]:
+    found = {}
+    for arm in study.arms:
+        folders = {seed: Path(arm.run(study.folder, seed).model_dir) for seed in study.config.seeds}
+        state = {seed: state_of(folder) for seed, folder in folders.items()}
+        losses = {seed: _losses(folders[seed], study.config.endpoint) for seed in folders if state[seed] == DONE}
+        found[arm.name] = Outcome(arm=arm, state=state, losses=losses)
+    return found
+
+
+def _losses(folder: Path, group: str) -> dict[Example, float]:
+    records = [r for r in read_losses(folder / LOSSES) if r["group"] == group]
+    return {(r["task"], r["id"]): math.nan if r["after"] is None else float(r["after"]) for r in records}
+
+
+def differences(base: Outcome, arm: Outcome) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(arm minus base by task, float [seeds, examples]; what could not be compared, in words).
+
+    Seeds that both have, and examples that all of these runs have.
+    """
+    seeds = [seed for seed in base.losses if seed in arm.losses]
+    notes = []
+    if left := [s for s in base.state if s not in seeds]:
+        notes.append(f"seeds {', '.join(map(str, left))} are not in both")
+    if not seeds:
+        return {}, notes
+    runs = [losses for seed in seeds for losses in (base.losses[seed], arm.losses[seed])]
+    shared = set(runs[0]).intersection(*runs[1:])
+    shared = {e for e in shared if all(math.isfinite(losses[e]) for losses in runs)}
+    if lost := len(set().union(*runs) - shared):
+        notes.append(f"{lost} examples are not in every run with a finite loss")
+    by_task: dict[str, list[Example]] = collections.defaultdict(list)
+    for example in sorted(shared):
+        by_task[example[0]].append(example)
+    return {
+        task: np.array([[arm.losses[s][e] - base.losses[s][e] for e in examples] for s in seeds])
+        for task, examples in by_task.items()
+    }, notes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An arm against the base. verdict: None where nothing can be compared.  by_task: each task alone, uncorrected."""
+
+    arm: Arm
+    verdict: Verdict | None
+    by_task: Mapping[str, Effect]
+    notes: Sequence[str]
+
+
+def answers(study: Study, found: Mapping[str, Outcome]) -> dict[str, Answer]:
+    """Every arm against the base, corrected for their number."""
+    base = found[study.base.name]
+    compared = {name: differences(base, outcome) for name, outcome in found.items() if outcome is not base}
+    effects = {name: effect(d, tasks_sampled=study.config.tasks_sampled) for name, (d, _) in compared.items() if d}
+    verdicts = judge(effects)
+    return {
+        name: Answer(
+            arm=found[name].arm,
+            verdict=verdicts.get(name),
+            by_task={task: effect({task: values}) for task, values in d.items()},
+            notes=notes,
+        )
+        for name, (d, notes) in compared.items()
+    }
+
+
+def resolution(answered: Mapping[str, Answer]) -> float:
+    """The effect that a study like this one finds with a probability of 80 %, by the errors that it had, or nan."""
+    sizes = [
+        smallest_effect(a.verdict.effect.se, a.verdict.effect.df, len(answered)) for a in answered.values() if a.verdict
+    ]
+    known = [size for size in sizes if math.isfinite(size)]
+    return float(np.median(known)) if known else math.nan
+
+
+def table(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> str:
+    """results.csv: a line for each arm, seed and task; then the arm's own against the base."""
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    write(("kind", "arm", "seed", "task", "examples", "loss", "difference", "low", "high", "p", "p_corrected"))
+    for name, outcome in found.items():
+        for seed, losses in outcome.losses.items():
+            tasks = collections.defaultdict(list)
+            for (task, _), loss in losses.items():
+                tasks[task].append(loss)
+            for task, values in sorted(tasks.items()):
+                write(("run", name, seed, task, len(values), float(np.mean(values)), "", "", "", "", ""))
+    for name, answer in answered.items():
+        for task, e in answer.by_task.items():
+            write(("task", name, "", task, e.examples, "", e.estimate, *e.interval, e.p, ""))
+        if answer.verdict is not None:
+            e, corrected = answer.verdict.effect, answer.verdict.p_corrected
+            write(("arm", name, "", "", e.examples, "", e.estimate, *e.interval, e.p, corrected))
+    return out.getvalue()
+
+
+def summary(study: Study, answered: Mapping[str, Answer]) -> list[str]:
+    """What was found, in plain words. Says significant of nothing that is not."""
+    group = study.config.endpoint.replace("_", "-")
+    unit = f"nats per target token on the {group} tasks"
+    told = [a for a in answered.values() if a.verdict is not None]
+    lines = []
+    for answer in sorted(told, key=lambda a: -abs(a.verdict.effect.estimate if a.verdict else 0.0)):
+        assert answer.verdict is not None
+        e = answer.verdict.effect
+        worse = "raises" if e.estimate > 0 else "lowers"
+        low, high = e.interval
+        between = f"interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval with one seed"
+        mark = ", beyond noise" if answer.verdict.significant else ""
+        lines.append(f"{answer.arm.name}: {worse} the loss by {abs(e.estimate):.3f} {unit} ({between}){mark}.")
+    if told and not any(a.verdict and a.verdict.significant for a in told):
+        seeds = max(a.verdict.effect.seeds for a in told if a.verdict)
+        why = f" Under 5 seeds nothing is called significant; there are {seeds}." if seeds < 5 else ""
+        lines.insert(0, f"No arm differs from the base beyond noise.{why}")
+    lines += [
+        f"{a.arm.name}: cannot be compared: {'; '.join(a.notes)}." for a in answered.values() if a.verdict is None
+    ]
+    if math.isfinite(size := resolution(answered)):
+        lines.append(f"A study like this one finds an effect of {size:.3f} with a probability of 80 %.")
+    return lines

@@ -1,0 +1,107 @@
+"""Runs the arms of a study in turn, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+import itune
+from itune.config.run import RunConfig
+from itune.errors import UserError
+from itune.evaluation.results import write_text
+from itune.studies.arms import Arm, Study, difference
+from itune.studies.outcomes import DIVERGED, DONE, FAILED_MARK, answers, outcomes, state_of, summary, table
+from itune.terminal import say
+from itune.training.loop import EXIT_NONFINITE, train
+
+EXIT_DIVERGED = 3
+
+
+def runs(study: Study) -> Iterator[tuple[Arm, int, RunConfig]]:
+    """Seed by seed, so that what has been run at any time is as balanced as it can be."""
+    for seed in study.config.seeds:
+        for arm in study.arms:
+            yield arm, seed, arm.run(study.folder, seed)
+
+
+def run_study(study: Study) -> int:
+    """Runs what has not been run; writes study.json and the answers. Returns the exit code.
+
+    0: every run is done; 3: some diverged, and are marked so; a signal's own code where one stopped it: the same
+    command goes on. Raises: UserError, of an arm's own run too, which it names.
+    """
+    console = Console(stderr=True)
+    study.folder.mkdir(parents=True, exist_ok=True)
+    _record(study)
+    every = list(runs(study))
+    for number, (arm, seed, config) in enumerate(every, 1):
+        folder = Path(config.model_dir)
+        state = state_of(folder)
+        say(console, f"study: run {number} of {len(every)}: {arm.name}, seed {seed}: {state}", "bold")
+        if state in (DONE, DIVERGED):
+            continue
+        try:
+            code = train(config, before=study.folder / "before")
+        except UserError as error:
+            raise UserError(f"arm {arm.name!r}, seed {seed}: {error}") from None
+        if code == EXIT_NONFINITE:
+            write_text(folder / FAILED_MARK, "a loss or a gradient was not finite; delete this file to try again\n")
+        elif code:
+            return code
+    return finish(study, console)
+
+
+def finish(study: Study, console: Console) -> int:
+    """Writes results.csv and summary.txt from what there is, and prints the summary."""
+    found = outcomes(study)
+    answered = answers(study, found)
+    lines = summary(study, answered)
+    write_text(study.folder / "results.csv", table(study, found, answered))
+    write_text(study.folder / "summary.txt", "\n".join(lines) + "\n")
+    for line in lines:
+        say(console, line)
+    diverged = [f"{name}, seed {s}" for name, o in found.items() for s, state in o.state.items() if state == DIVERGED]
+    if diverged:
+        say(console, f"diverged: {'; '.join(diverged)}", "red")
+    return EXIT_DIVERGED if diverged else 0
+
+
+def _record(study: Study) -> None:
+    """study.json: the arms and what they differ in. Raises: UserError where other code made the runs that are there."""
+    path = study.folder / "study.json"
+    record = {
+        "itune": itune.__version__,
+        "study": dataclasses.asdict(study.config),
+        "arms": {
+            arm.name: {
+                "bindings": list(arm.difference),
+                "digest": arm.digest,
+                "differs": {k: [repr(a), repr(b)] for k, (a, b) in difference(study.base.config, arm.config).items()},
+            }
+            for arm in study.arms
+        },
+    }
+    if path.is_file():
+        before = json.loads(path.read_text("utf-8"))
+        if before.get("itune") != record["itune"]:
+            raise UserError(
+                f"{path}: its runs were made with itune {before.get('itune')}, this is {record['itune']}; arms made by "
+                "different code are no comparison. Give another --workdir"
+            )
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def dry_run(study: Study) -> None:
+    """Prints the arms with what they differ in, and which runs are done."""
+    for arm in study.arms:
+        print(f"{arm.name}  ({arm.digest})")
+        for key, (a, b) in difference(study.base.config, arm.config).items():
+            print(f"    {key}: {a!r} -> {b!r}")
+    done = [state_of(Path(config.model_dir)) for _, _, config in runs(study)].count(DONE)
+    total = len(study.arms) * len(study.config.seeds)
+    steps = study.base.config.train.steps
+    print(f"{len(study.arms)} arms x {len(study.config.seeds)} seeds = {total} runs of {steps} steps, {done} done")
