@@ -1,0 +1,98 @@
+"""What the runs of a study came to, from files alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from itune.evaluation.losses import write_losses
+from itune.evaluation.results import ExampleLoss
+from itune.studies.arms import Study, load_study
+from itune.studies.outcomes import DONE, FAILED_MARK, MISSING, answers, outcomes, summary, table
+
+TASKS = {"a": 6, "b": 10}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    path = tmp_path / "study.gin"
+    path.write_text(
+        "include 'gin_configs/recipes/quickstart.gin'\n"
+        "StudyConfig.axes = {'LoRAConfig.rank': ('2', '4')}\nStudyConfig.seeds = (0, 1, 2, 3, 4)\n"
+    )
+    return load_study([path], workdir=str(tmp_path / "out"))
+
+
+def write(study: Study, arm: int, seed: int, shift: float = 0.0, *, without: str = "", bad: str = "") -> Path:
+    folder = Path(study.arms[arm].run(study.folder, seed).model_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for task, count in TASKS.items():
+        for n in range(count):
+            noise = np.random.default_rng([seed, n, arm]).normal(0, 0.05)
+            loss = math.nan if f"{task}{n}" == bad else 2.0 + 0.1 * n + 0.2 * seed + shift + noise
+            if f"{task}{n}" != without:
+                tokens = 0.0 if math.isnan(loss) else 4.0
+                found.append(
+                    ExampleLoss(
+                        group="held_out", task=task, id=f"{n}", nll=4.0 * loss if tokens else 0.0, tokens=tokens
+                    )
+                )
+    found.append(ExampleLoss(group="held_in", task="c", id="0", nll=100.0, tokens=1.0))
+    write_losses(folder / "losses.jsonl", [], found)
+    (folder / "evaluation.json").write_text("{}")
+    return folder
+
+
+def test_arms_are_compared_by_seed_and_example(study: Study) -> None:
+    for seed in study.config.seeds:
+        write(study, 0, seed)
+        write(study, 1, seed, 0.3)
+        write(study, 2, seed)
+    answered = answers(study, outcomes(study))
+    worse, same = answered["rank=2"].verdict, answered["rank=4"].verdict
+    assert worse.effect.estimate == pytest.approx(0.3, abs=0.05) and worse.significant
+    assert (worse.effect.seeds, worse.effect.tasks, worse.effect.examples) == (5, 2, 16)
+    assert not same.significant and set(answered["rank=2"].by_task) == {"a", "b"}
+    lines = summary(study, answered)
+    assert lines[0].startswith("rank=2: raises the loss by 0.") and lines[0].endswith("beyond noise.")
+    assert "beyond noise" not in lines[1] and "probability of 80 %" in lines[-1]
+    rows = list(csv.DictReader(io.StringIO(table(study, outcomes(study), answered))))
+    assert [row["arm"] for row in rows if row["kind"] == "arm"] == ["rank=2", "rank=4"]
+    assert sum(row["kind"] == "run" for row in rows) == 3 * 5 * 2
+
+
+def test_nothing_is_significant_under_five_seeds(study: Study) -> None:
+    for seed in (0, 1, 2, 3):
+        write(study, 0, seed)
+        write(study, 1, seed, 5.0)
+    found = outcomes(study)
+    assert found["base"].state[4] == MISSING and found["base"].state[0] == DONE
+    answered = answers(study, found)
+    assert not answered["rank=2"].verdict.significant and answered["rank=2"].notes == ["seeds 4 are not in both"]
+    lines = summary(study, answered)
+    assert (
+        lines[0]
+        == "No arm differs from the base beyond noise. Under 5 seeds nothing is called significant; there are 4."
+    )
+    assert lines[-2] == "rank=4: cannot be compared: seeds 0, 1, 2, 3, 4 are not in both."
+
+
+def test_gaps_are_told(study: Study) -> None:
+    for seed in study.config.seeds:
+        write(study, 0, seed)
+        write(study, 1, seed, 0.1, without="a3", bad="b2" if seed == 2 else "")
+    folder = write(study, 2, 0)
+    (folder / "evaluation.json").unlink()
+    (folder / FAILED_MARK).write_text("diverged")
+    found = outcomes(study)
+    assert found["rank=4"].state == {0: "diverged"} | dict.fromkeys((1, 2, 3, 4), MISSING)
+    answered = answers(study, found)
+    assert answered["rank=2"].notes == ["2 examples are not in every run with a finite loss"]
+    assert answered["rank=2"].verdict.effect.examples == 14
+    assert answered["rank=4"].verdict is None
