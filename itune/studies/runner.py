@@ -15,6 +15,7 @@ from itune.errors import UserError
 from itune.evaluation.results import write_text
 from itune.studies.arms import Arm, Study, difference
 from itune.studies.outcomes import DIVERGED, DONE, FAILED_MARK, answers, outcomes, state_of, summary, table
+from itune.studies.report import write_report
 from itune.terminal import say
 from itune.training.loop import EXIT_NONFINITE, train
 
@@ -56,14 +57,16 @@ def run_study(study: Study) -> int:
 
 
 def finish(study: Study, console: Console) -> int:
-    """Writes results.csv and summary.txt from what there is, and prints the summary."""
+    """Writes results.csv, summary.txt and report.html from what there is, and prints the summary."""
     found = outcomes(study)
     answered = answers(study, found)
     lines = summary(study, answered)
     write_text(study.folder / "results.csv", table(study, found, answered))
     write_text(study.folder / "summary.txt", "\n".join(lines) + "\n")
+    report = write_report(study, found, answered)
     for line in lines:
         say(console, line)
+    say(console, f"Report: {report}")
     diverged = [f"{name}, seed {s}" for name, o in found.items() for s, state in o.state.items() if state == DIVERGED]
     if diverged:
         say(console, f"diverged: {'; '.join(diverged)}", "red")

@@ -1,0 +1,142 @@
+"""study.html: one static file, without scripts or anything fetched, made from a study's runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from itune.evaluation.charts import tick_label, ticks
+from itune.evaluation.results import write_text
+from itune.studies.arms import Study, difference
+from itune.studies.outcomes import DONE, Answer, Outcome, summary
+from itune.studies.statistics import FEWEST_SEEDS, Verdict
+
+NAME, ROW, LEFT, WIDTH = "report.html", 26, 190, 720
+LONGEST_NAME = 28  # characters of an arm's name in the plot
+
+
+def write_report(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> Path:
+    """Builds report.html in the study's folder and returns its path."""
+    from jinja2 import Environment, StrictUndefined
+
+    package = resources.files("itune")
+    css = (package / "evaluation" / "report.css").read_text("utf-8")
+    template = (package / "studies" / "report.html").read_text("utf-8")
+    html = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
+    path = study.folder / NAME
+    write_text(path, html.render(css=Markup(css), **page(study, found, answered)))
+    return path
+
+
+def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> dict[str, Any]:
+    """What the template shows."""
+    told = {name: a.verdict for name, a in answered.items() if a.verdict is not None}
+    seeds, runs = len(study.config.seeds), sum(len(o.state) for o in found.values())
+    done = sum(state == DONE for o in found.values() for state in o.state.values())
+    gaps = [
+        f"{name}, seed {seed}: {state}" for name, o in found.items() for seed, state in o.state.items() if state != DONE
+    ]
+    return {
+        "title": f"itune study: {study.folder.name}",
+        "subtitle": f"{len(found)} arms, {seeds} seeds, {done} of {runs} runs done",
+        "warnings": [f"Not in these figures: {'; '.join(gaps)}"] if gaps else [],
+        "findings": summary(study, answered),
+        "notes": _notes(study, answered),
+        "group": study.config.endpoint.replace("_", "-"),
+        "comparisons": len(told),
+        "forest": Markup(forest(told)) if told else "",
+        "heat": _heat(answered),
+        "arms": [_arm(study, outcome, answered.get(name)) for name, outcome in found.items()],
+    }
+
+
+def _notes(study: Study, answered: Mapping[str, Answer]) -> list[str]:
+    over = "tasks like these" if study.config.tasks_sampled else "these tasks, other seeds and other examples of them"
+    notes = [f"Intervals are for {over}."]
+    if len(study.config.seeds) < FEWEST_SEEDS:
+        notes.append(f"With fewer than {FEWEST_SEEDS} seeds nothing is called significant.")
+    notes.append(f"Held equal between arms: {study.config.held_equal.replace('_', ' ')}.")
+    return notes + [f"{a.arm.name}: {note}." for a in answered.values() for note in a.notes]
+
+
+def _arm(study: Study, outcome: Outcome, answer: Answer | None) -> dict[str, Any]:
+    verdict = answer.verdict if answer is not None else None
+    differs = difference(study.base.config, outcome.arm.config)
+    return {
+        "name": outcome.arm.name,
+        "digest": outcome.arm.digest,
+        "differs": [f"{key}: {a!r} → {b!r}" for key, (a, b) in differs.items()] or ["nothing: this is the base"],
+        "done": f"{sum(state == DONE for state in outcome.state.values())} of {len(outcome.state)}",
+        "p": _p(verdict.effect.p) if verdict else "",
+        "corrected": _p(verdict.p_corrected) if verdict else "",
+    }
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _heat(answered: Mapping[str, Answer]) -> dict[str, Any]:
+    arms = [name for name, a in answered.items() if a.by_task]
+    tasks = list(dict.fromkeys(task for name in arms for task in answered[name].by_task))
+    values = {(t, n): answered[n].by_task[t].estimate for n in arms for t in answered[n].by_task}
+    largest = max((abs(v) for v in values.values()), default=0.0) or 1.0
+    rows = []
+    for task in tasks:
+        cells = [_cell(values.get((task, name)), largest) for name in arms]
+        rows.append({"task": task, "cells": cells})
+    return {"arms": arms, "rows": rows}
+
+
+def _cell(value: float | None, largest: float) -> dict[str, str]:
+    if value is None:
+        return {"text": "–", "style": ""}
+    colour = "var(--worse)" if value > 0 else "var(--better)"
+    share = round(45 * abs(value) / largest)
+    return {"text": f"{value:+.3f}", "style": f"background: color-mix(in srgb, {colour} {share}%, transparent)"}
+
+
+def forest(verdicts: Mapping[str, Verdict]) -> str:
+    """Estimates with their intervals, an arm a line, as SVG; all text is escaped."""
+    ends = [end for v in verdicts.values() for end in _ends(v)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    margin = 0.08 * (high - low or 1.0)
+    low, high = low - margin, high + margin
+    x = lambda value: LEFT + (WIDTH - LEFT - 90) * (value - low) / (high - low)  # noqa: E731
+    height = ROW * len(verdicts) + 40
+    said = "; ".join(f"{name} {v.effect.estimate:+.3f}" for name, v in verdicts.items())
+    parts = [f'<svg class="forest" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(said)}">']
+    bottom = ROW * len(verdicts) + 8
+    marks = ticks(low, high, 5)
+    for mark in marks:
+        parts.append(f'<line class="axis" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="4" y2="{bottom}"/>')
+        label = tick_label(mark, marks[1] - marks[0] if len(marks) > 1 else 1.0)
+        parts.append(f'<text class="quiet" text-anchor="middle" x="{x(mark):.1f}" y="{bottom + 16}">{label}</text>')
+    parts.append(f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{bottom}"/>')
+    for row, (name, verdict) in enumerate(verdicts.items()):
+        parts += _line(name, verdict, ROW * row + ROW / 2 + 4, x)
+    return "".join([*parts, "</svg>"])
+
+
+def _ends(verdict: Verdict) -> Sequence[float]:
+    return [end for end in (*verdict.effect.interval, verdict.effect.estimate) if math.isfinite(end)]
+
+
+def _line(name: str, verdict: Verdict, y: float, x: Any) -> list[str]:
+    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    style = "sure" if verdict.significant else "arm"
+    low, high = verdict.effect.interval
+    parts = [f'<text x="0" y="{y + 4:.1f}"><title>{escape(name)}</title>{escape(short)}</text>']
+    if math.isfinite(low):
+        parts.append(f'<line class="arm {style}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    parts.append(f'<circle class="arm {style}" cx="{x(verdict.effect.estimate):.1f}" cy="{y:.1f}" r="4"/>')
+    parts.append(f'<text x="{WIDTH - 80}" y="{y + 4:.1f}">{verdict.effect.estimate:+.3f}</text>')
+    return parts
