@@ -1,0 +1,90 @@
+"""`python -m itune.ablate` on a tiny model: arms in turn, what is done is kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.world import World
+
+QUICK = """
+include '{recipe}'
+TRAIN_STEPS = 2
+CheckpointConfig.every = 0
+EvalConfig.chat_baseline = False
+EvalConfig.generate_per_task = 0
+EvalConfig.examples_per_task = 3
+StudyConfig.seeds = (0, 1)
+StudyConfig.endpoint = 'held_in'
+StudyConfig.leave_out = ('toy/echo',)
+"""
+
+
+class Studied(World):
+    def ablate(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "itune.ablate", f"--gin_file={self.study}", "--workdir=out", *words]
+        return subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True)
+
+    @property
+    def study(self) -> Path:
+        return self.folder / "study.gin"
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    world = Studied(tmp_path_factory.mktemp("study"))
+    world.study.write_text(QUICK.format(recipe=world.recipe))
+    return world
+
+
+def test_a_study_from_its_arms_to_its_answer(studied: Studied) -> None:
+    planned = studied.ablate("--dry_run")
+    assert planned.returncode == 0, planned.stderr[-2000:]
+    assert "DataConfig.rates: {} -> {'toy/echo': 0.0}" in planned.stdout
+    assert planned.stdout.splitlines()[-1] == "2 arms x 2 seeds = 4 runs of 2 steps, 0 done"
+    done = studied.ablate()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("Evaluating before training") == 1, "all runs start from the same model"
+    out = studied.folder / "out"
+    with open(out / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["arm"], r["seed"], r["task"]) for r in rows if r["kind"] == "run"} == {
+        (arm, seed, task)
+        for arm in ("base", "without toy/echo")
+        for seed in ("0", "1")
+        for task in ("toy/add", "toy/echo")
+    }
+    assert "Under 5 seeds nothing is called significant; there are 2." in (out / "summary.txt").read_text()
+    page = (out / "report.html").read_text()
+    assert "without toy/echo" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
+    arms = json.loads((out / "study.json").read_text())["arms"]
+    assert arms["without toy/echo"]["differs"] == {"DataConfig.rates": ["{}", "{'toy/echo': 0.0}"]}
+
+
+def test_what_is_done_is_kept_and_what_is_missing_runs_alone(studied: Studied) -> None:
+    runs = studied.folder / "out" / "runs"
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/losses.jsonl")}
+    assert len(before) == 4
+    (lost, *_) = [path for path in before if "without" in str(path)]
+    lost.unlink()  # as if the study had been killed in this run
+    again = studied.ablate()
+    assert again.returncode == 0, again.stderr[-3000:]
+    said = [line.rpartition(": ")[2] for line in again.stderr.splitlines() if line.startswith("study: run")]
+    assert (said.count("done"), said.count("not run")) == (3, 1)
+    after = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/losses.jsonl")}
+    assert [path for path in before if before[path] != after[path]] == [lost]
+    assert len(after) == 4
+
+
+def test_other_code_is_not_mixed_in(studied: Studied) -> None:
+    path = studied.folder / "out" / "study.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"itune": "0.0.0"}))
+    done = studied.ablate()
+    assert done.returncode == 2 and "its runs were made with itune 0.0.0" in done.stderr
+    path.write_text(json.dumps(record))
