@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +30,14 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", DOC, re.S)
 PYTHON = re.findall(r"```python\n(.*?)```", DOC, re.S)
 PREPARE = {re.findall(r"TASK_NAME=\"'(.*?)'\"", block)[0]: block for block in BLOCKS if "itune.prepare" in block}
 FETCH = [block for block in BLOCKS if "itune.prepare" not in block and not block.startswith("export ")]
+
+COUNT = """
+import json
+from itune.data import registry
+
+sources = {name: registry.get(name).source for name in registry.TASKS}
+print(json.dumps({name: sum(len(list(s.each_row(split))) for split in s.splits) for name, s in sources.items()}))
+"""
 
 Prepared = dict[str, dict[str, int]]
 
@@ -70,8 +81,14 @@ class Home:
         for line in self.shell(PREPARE[name]).splitlines():
             match = re.fullmatch(r"(train|held_in|held_out) +(\S+)  rate \S+  (.*?)  cluster .*", line)
             assert match, line
-            counts = {split: int(n) for split, n in re.findall(r"(\w+) ([\d,]+)", match[3])}
+            counts = {split: int(n.replace(",", "")) for split, n in re.findall(r"(\w+) ([\d,]*\d)", match[3])}
             found[match[1]][match[2]] = sum(counts.values())
+        return found
+
+    def register(self, block: str) -> dict[str, int]:
+        """What a python block registers in a process of its own, with the rows that each task then has."""
+        done = self.run(sys.executable, "-c", block + COUNT, cwd=self.data / "collections")
+        found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
         return found
 
 
@@ -89,9 +106,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Home:
 
 
 @pytest.fixture(scope="module")
-def prepared(home: Home) -> dict[str, Prepared]:
+def running(home: Home) -> Iterator[dict[str, Future[Any]]]:
+    """The commands by what they prepare, the python blocks by their text; two processes at a time."""
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(PREPARE, pool.map(home.prepare, PREPARE), strict=True))
+        commands = {name: pool.submit(home.prepare, name) for name in PREPARE}
+        yield commands | {block: pool.submit(home.register, block) for block in PYTHON}
 
 
 def test_downloads_go_where_the_collections_are_looked_for(home: Home) -> None:
@@ -111,36 +130,66 @@ def test_every_collection_has_a_command() -> None:
     assert set(SOURCES) | {"niv2_train", "niv2_test", "t0"} == (set(PREPARE) | held_out) - {"my_dolly"}
 
 
-WHOLE = {
-    "flan2022_published": {
-        f"flan2022_published/{submix}/{kind}": ROWS for submix, kinds in KINDS_OF.items() for kind in kinds
-    },
+FLAN = {
+    f"flan2022_published/{submix}/{kind}": owners_files.FLAN_ROWS
+    for submix, kinds in KINDS_OF.items()
+    for kind in kinds
+}
+DOLLY = {f"dolly/{category}": 4 * ROWS for category in DOLLY_CLUSTERS}
+MEADOW_SETS = {f"medical_meadow/{name}": ROWS for name in MEADOW}
+KIN = {
+    "alpaca": ROWS,
+    "unnatural_instructions": 2 * ROWS,
+    "self_instruct": ROWS,
+    "self_instruct/seeds": ROWS,
+    "user_oriented": ROWS,
+}
+FILMS, COUNTING, PLAYS, MMLU = (
+    "task001_films_sentiment",
+    "task002_counting",
+    "task003_plays_question_generation",
+    "task664_mmmlu_answer_generation_abstract_algebra",
+)
+TRAINED = {
+    "flan2022_published": FLAN,
     "alpaca": {"alpaca": ROWS},
-    "dolly": {f"dolly/{category}": 4 * ROWS for category in DOLLY_CLUSTERS},
+    "dolly": DOLLY,
     "unnatural_instructions": {"unnatural_instructions": 2 * ROWS},
     "self_instruct": {"self_instruct": ROWS},
     "self_instruct/seeds": {"self_instruct/seeds": ROWS},
-    "medical_meadow": {f"medical_meadow/{name}": ROWS for name in MEADOW if name != "mmmlu"},
+    "medical_meadow": {name: rows for name, rows in MEADOW_SETS.items() if not name.endswith("/mmmlu")},
     "pmc_llama": {"pmc_llama": 7 * ROWS},
     "oasst1": {"oasst1": ROWS},
     "oasst2": {"oasst2": ROWS},
-    "niv2_train": {"niv2/task001_films_sentiment": ROWS, "niv2/task002_counting": ROWS},
+    "niv2_train": {f"niv2/{FILMS}": ROWS, f"niv2/{COUNTING}": ROWS},
     "t0": {"p3/ag_news/about": 12, "p3/ag_news/topic": 12},
-    "my_dolly": {"my_dolly": 8 * 4 * ROWS},
+    "my_dolly": {"my_dolly": sum(DOLLY.values())},
 }
-HELD_OUT = {"self_instruct": {"user_oriented": ROWS}, "niv2_train": {"niv2/task003_plays_question_generation": ROWS}}
+HELD_OUT = {"self_instruct": {"user_oriented": ROWS}, "niv2_train": {f"niv2/{PLAYS}": ROWS}}
+# The last function that a python block calls -> what the block registers.
+REGISTERED = {
+    "flan_collection": FLAN,
+    "user_oriented": KIN | DOLLY,
+    "medical_meadow": MEADOW_SETS,
+    "pmc_llama_instructions": {"pmc_llama": 7 * ROWS, "pmc/liveqa": ROWS, "pmc/medicationqa": ROWS},
+    "open_assistant": {"oasst2_english": ROWS},
+    "niv2_tasks": {f"niv2/{name}": ROWS for name in (FILMS, COUNTING, PLAYS)}
+    | {f"paper/{name}": ROWS for name in (FILMS, COUNTING, PLAYS, MMLU)},
+    "promptsource_tasks": {"news": 8},
+}
+
+
+def last_call(block: str) -> str:
+    return re.findall(r"^(\w+)\(", block, re.M)[-1]
 
 
 @pytest.mark.parametrize("name", sorted(PREPARE))
-def test_a_command_prepares_what_it_says(prepared: dict[str, Prepared], name: str) -> None:
-    assert prepared[name]["train"] == WHOLE[name]
-    assert prepared[name]["held_out"] == HELD_OUT.get(name, {})
+def test_a_command_prepares_what_it_says(running: dict[str, Future[Any]], name: str) -> None:
+    prepared = running[name].result()
+    assert prepared["train"] == TRAINED[name]
+    assert prepared["held_out"] == HELD_OUT.get(name, {})
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[-1].partition("(")[0])
-def test_a_python_block_registers_what_it_says(home: Home, block: str) -> None:
-    called = [line for line in block.splitlines() if re.match(r"[a-z0-9_]+\(", line)]
-    assert called
-    code = f"{block}\nfrom itune.data import registry\nprint(sorted(registry.TASKS))"
-    registered = eval(home.run(sys.executable, "-c", code, cwd=home.data / "collections").stdout)
-    assert registered
+@pytest.mark.parametrize("block", PYTHON, ids=last_call)
+def test_a_python_block_registers_what_it_says(running: dict[str, Future[Any]], block: str) -> None:
+    assert running[block].result() == REGISTERED[last_call(block)]
