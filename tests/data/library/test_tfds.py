@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import tensorflow as tf
@@ -81,7 +81,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     class FeaturesOfManyKinds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
-        url_infos = {}  # nothing is fetched
+        url_infos: ClassVar[dict[str, Any]] = {}  # nothing is fetched
 
         def _info(self) -> tfds.core.DatasetInfo:
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(FEATURES), disable_shuffling=True)
