@@ -111,6 +111,7 @@ def running(home: Home) -> Iterator[dict[str, Future[Any]]]:
     with ThreadPoolExecutor(2) as pool:
         commands = {name: pool.submit(home.prepare, name) for name in PREPARE}
         yield commands | {block: pool.submit(home.register, block) for block in PYTHON}
+        pool.shutdown(cancel_futures=True)  # of tests that were not asked for
 
 
 def test_downloads_go_where_the_collections_are_looked_for(home: Home) -> None:
