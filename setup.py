@@ -33,6 +33,7 @@ setup(
         "gguf>=0.19",
         "gin-config>=0.5",
         "grain>=0.2.18,<0.3",
+        "importlib-resources>=6",  # tensorflow-datasets needs it to make data, and does not say so
         "jax>=0.10.2,<0.11",
         "jinja2>=3.1",
         "msgpack>=1.1",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itune.data.keyed import key64
 from itune.data.niv2_files import read_prompts
 from itune.data.splits import normalise
-from itune.data.templates import Template, check_fields
+from itune.data.templates import Room, Template, check_fields
 from itune.errors import UserError
 
 _PROMPT_FIELDS = ("definition", "examples", "input")
@@ -70,10 +70,14 @@ OFFICIAL = Niv2Layout(id="first_two", prompt=_SPELT, example=_NUMBERED, shots=2,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Niv2Template:
-    """A layout for the task in a file, whose definition and examples are read when the first row is rendered."""
+    """A layout for the task in a file, whose definition and examples are read when the first row is rendered.
+
+    room: what a prompt may take; of the examples only so many are shown as there is room for, so that none is cut.
+    """
 
     layout: Niv2Layout
     path: str
+    room: Room | None = None
 
     @property
     def id(self) -> str:
@@ -87,20 +91,25 @@ class Niv2Template:
         """UserError unless the rows have its fields; `where` names the task."""
         check_fields(self, available, where)
 
+    def within(self, room: Room) -> Niv2Template:
+        """The template of a model whose prompts have so much room."""
+        return dataclasses.replace(self, room=room) if self.layout.shots else self
+
     def render(self, row: Mapping[str, str], key: int = 0) -> tuple[str, str]:
         """Definition, examples and input -> one of the outputs."""
         prompts = read_prompts(self.path)
         outputs: list[str] = json.loads(row["references"])
-        return self.layout.prompt_template.render(
-            {
-                "definition": prompts.definitions[_pick(key, "definition") % len(prompts.definitions)],
-                "examples": "".join(
-                    self._example(n, e) + "\n\n" for n, e in self._examples(prompts.examples, row, key)
-                ),
-                "input": row["input"].strip(),
-                "output": outputs[_pick(key, "output") % len(outputs)],
-            }
-        )
+        shown = [self._example(n, e) + "\n\n" for n, e in self._examples(prompts.examples, row, key)]
+        texts = {
+            "definition": prompts.definitions[_pick(key, "definition") % len(prompts.definitions)],
+            "input": row["input"].strip(),
+            "output": outputs[_pick(key, "output") % len(outputs)],
+        }
+        while True:
+            sides = self.layout.prompt_template.render(texts | {"examples": "".join(shown)})
+            if not shown or self.room is None or self.room.has(sides[0]):
+                return sides
+            shown.pop()
 
     def _examples(
         self, pool: Sequence[Mapping[str, str]], row: Mapping[str, str], key: int

@@ -63,7 +63,7 @@ def aqua_rat(row: dict[str, Any]) -> dict[str, Any] | None:
 def coqa(row: dict[str, Any]) -> dict[str, Any] | None:
     """`numbered_questions` and `numbered_answers`: a story's questions and answers, one a line, from 1."""
     questions, answers = row["questions"], row["answers"]["input_text"]
-    if not questions or len(questions) != len(answers):
+    if not questions or len(questions) != len(answers) or not all(text.strip() for text in (*questions, *answers)):
         return None
     return {
         "numbered_questions": "\n".join(f"{i}. {' '.join(text.split())}" for i, text in enumerate(questions, 1)),
@@ -72,14 +72,14 @@ def coqa(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def qrecc(row: dict[str, Any]) -> dict[str, Any] | None:
-    """`exchange`: the turns before the question, the question and its answer; None where the answer is empty."""
+    """`exchange`: the turns before the question, the question and its answer; None where one of them is empty."""
     turns = [*row["Context"], row["Question"], row["Answer"]]
     return {"exchange": turns} if all(turn.strip() for turn in turns) else None
 
 
 def daily_dialog(row: dict[str, Any]) -> dict[str, Any] | None:
     """`utterances`: the turns without the owner's spaces before punctuation and in contractions."""
-    turns = [" ".join(turn.split()) for turn in row["dialog"]]
+    turns = [_SPLIT_TIME.sub(":", " ".join(turn.split())) for turn in row["dialog"]]
     turns = [_SPLIT_CONTRACTION.sub(r"\1", _SPACE_BEFORE.sub(r"\1", turn)) for turn in turns if turn]
     return {"utterances": turns} if len(turns) > 1 else None
 
@@ -131,12 +131,13 @@ def sentiment140(row: dict[str, Any]) -> dict[str, Any] | None:
 
 def mrpc(row: dict[str, Any]) -> dict[str, Any] | None:
     """`sentence1` and `sentence2` as running text: the owner's have spaces around punctuation and quotation marks."""
-    return {name: _running_text(row[name]) for name in ("sentence1", "sentence2")}
+    texts = {name: _running_text(row[name]) for name in ("sentence1", "sentence2")}
+    return texts if all(texts.values()) else None
 
 
 def paws(row: dict[str, Any]) -> dict[str, Any] | None:
     """As `mrpc`; quotation marks are `` and '' there."""
-    return {name: _running_text(row[name]) for name in ("sentence1", "sentence2")}
+    return mrpc(row)
 
 
 def stsb(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -166,7 +167,8 @@ def web_nlg_en(row: dict[str, Any]) -> dict[str, Any] | None:
     triples = [[part.strip() for part in triple.split(" | ")] for triple in row["input"]]
     if not triples or any(len(triple) != 3 for triple in triples):
         return None
-    return {"triples": "\n".join(f"{_plain(s)} | {relation} | {_plain(o)}" for s, relation, o in triples)}
+    triples = [[_plain(subject), relation, _plain(other)] for subject, relation, other in triples]
+    return {"triples": "\n".join(map(" | ".join, triples))} if all(map(all, triples)) else None
 
 
 def _plain(name: str) -> str:
@@ -177,6 +179,8 @@ def _plain(name: str) -> str:
 
 def _words_like(word: str, text: str) -> list[re.Match[str]]:
     """Where the text has the word by itself, as it is written or else in other letters' case."""
+    if not word:
+        return []
     pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
     return list(re.finditer(pattern, text)) or list(re.finditer(pattern, text, re.IGNORECASE))
 
@@ -187,7 +191,7 @@ def _starred(text: str, place: re.Match[str]) -> str:
 
 def _running_text(text: str) -> str:
     """Tokenised English without the spaces around punctuation, in contractions and inside quotation marks."""
-    text = " ".join(text.replace("``", ' " ').replace("''", ' " ').split())
+    text = " ".join(text.replace("``", ' " ').replace("''", ' " ').split()).replace(". . .", "...")
     text = _SPLIT_CONTRACTION.sub(r"\1", _SPLIT_NEGATION.sub(r"\1", _QUOTED.sub(r'"\1"', text)))
     text = _SECOND_STOP.sub("", _SPLIT_TIME.sub(":", text))
     return _BEFORE_CLOSING.sub("", _AFTER_OPENING.sub("", text))

@@ -88,6 +88,7 @@ def test_a_task_for_each_submix_and_kind_and_no_row_read(folder: Path, monkeypat
     }
     info = registry.info("flan2022_published/cot/zs_opt")
     assert (info.cluster, info.identity, info.licence[:7]) == ("cot", "flan2022_collection_cot", "unknown")
+    assert info.truncate_side == "right" and registry.info("flan2022_published/cot/fs_opt").truncate_side == "left"
 
 
 def test_the_mixture_is_at_flans_rates(folder: Path) -> None:

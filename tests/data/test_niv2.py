@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from itune.data.metrics import METRICS
 from itune.data.niv2 import references
 from itune.data.niv2_files import read_head
 from itune.data.niv2_prompts import LAYOUTS, OFFICIAL
-from itune.data.templates import RenderContext, render_row
+from itune.data.templates import RenderContext, Room, render_row
 from itune.errors import UserError
 from itune.evaluation.metric_worker import run_task
 from tests.data.toy import Toy, records_of, split_of
@@ -260,6 +261,40 @@ def test_the_query_is_never_its_own_exemplar(folder: Path) -> None:
         found = prompts(LAYOUTS[1], folder, ROW | {"input": text})
         assert len(found) == 2  # orders of the two others
         assert all(prompt.casefold().count(text.strip().casefold()) == 1 for prompt, _, _ in found)
+
+
+def test_examples_that_a_prompt_has_no_room_for_are_left_out(folder: Path) -> None:
+    niv2_tasks(folder)
+    task = "niv2/task001_movies_short_classification"
+    templates = [t for t in registry.info(task).templates if t.layout.shots]
+    assert templates
+    for template, row in itertools.product(templates, rows_of(task)):
+        whole, answer = template.render(row, 5)
+        alone, same = template.within(Room(tokenizer=Letters(), tokens=0)).render(row, 5)
+        assert same == answer and len(alone) < len(whole) and row["input"].strip() in alone
+        for tokens in range(len(alone), len(whole) + 1, 7):
+            some, _ = template.within(Room(tokenizer=Letters(), tokens=tokens)).render(row, 5)
+            assert len(some) <= tokens and row["input"].strip() in some
+        assert template.within(Room(tokenizer=Letters(), tokens=len(whole))).render(row, 5)[0] == whole
+
+
+def test_mmlus_tasks_are_not_trained_on(tmp_path: Path) -> None:
+    numbers = (*range(664, 668), *range(685, 738))  # those that FLAN 2022 left out of NIv2
+    names = [f"task{n}_mmmlu_answer_generation_subject_{n}" for n in numbers]
+    for n, name in zip(numbers, names, strict=True):
+        write(tmp_path, name, task_json(n, Source=["mmmlu"] if n % 2 else ["college exams"]))
+    write(tmp_path, SENTIMENT, task_json(1))
+    found = niv2_tasks(tmp_path, splits=None)
+    assert found["train"] == ["niv2/task001_movies_short_classification"]
+    assert len(found["excluded"]) == 57
+    with pytest.raises(UserError, match="is not available: it is of mmlu, which is not trained on"):
+        registry.get(found["excluded"][0])
+    assert len(niv2_tasks(tmp_path, splits=None, prefix="all", leave_out=())["train"]) == 58
+
+
+class Letters:
+    def encode(self, text: str) -> list[str]:
+        return list(text)
 
 
 def test_too_few_examples_are_all_shown(folder: Path) -> None:

@@ -141,7 +141,8 @@ def flan_collection(
             licence=licence,
             identity=plan.identity,
             metrics=metrics,
-            **options,
+            # Exemplars stand before the question: cut on the right, it is the question that would go.
+            **({"truncate_side": "left"} if plan.kind.startswith("fs") else {}) | options,
         )
         registered[plan.submix].append(plan.name)
     add_mixture(prefix, [(plan.name, plan.rate) for plan in plans])

@@ -26,6 +26,7 @@ Derive = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 GOLD, REFERENCES = "gold_index", "reference_texts"
 FOLDER_VARIABLE, DATA_VARIABLE, FROM_VARIABLE = "ITUNE_LIBRARY_DIR", "ITUNE_DATA_DIR", "ITUNE_LIBRARY_FROM"
+TFDS_VARIABLE = "TFDS_DATA_DIR"
 FROM = ("files", "hf", "tfds")
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 
@@ -91,14 +92,24 @@ def files_of(d: Declaration) -> tuple[Path | str, ...]:
 
 
 def _tfds_files(where: str | Path) -> list[Path]:
-    name, split = _tfds_name(where)
-    tfds = importlib.import_module("tensorflow_datasets")
-    return [Path(path) for path in tfds.builder(name).info.splits[split].filepaths]
+    builder, split = _tfds_builder(where)
+    return [Path(path) for path in builder.info.splits[split].filepaths]
 
 
-def _tfds_name(where: str | Path) -> tuple[str, str]:
+def _tfds_builder(where: str | Path) -> tuple[Any, str]:
+    """A prepared data set and the name of its split. TFDS itself reads $TFDS_DATA_DIR once, when it is imported."""
     name, _, split = str(where).removeprefix("tfds:").partition("?split=")
-    return name, split
+    try:
+        builder = importlib.import_module("tensorflow_datasets").builder(
+            name, data_dir=os.environ.get(TFDS_VARIABLE) or None
+        )
+        builder.download_and_prepare()
+    except Exception as error:  # of TFDS, of the network, of the data set's own builder
+        said = " ".join(str(error).partition("Available datasets")[0].split())[:200]
+        raise UserError(f"{where}: cannot be loaded: {type(error).__name__}: {said}") from None
+    if split not in builder.info.splits:
+        raise UserError(f"{where}: has no split {split!r}, only {', '.join(sorted(builder.info.splits))}")
+    return builder, split
 
 
 def records(d: Declaration, split: str) -> Iterator[tuple[str, Record]]:
@@ -109,13 +120,8 @@ def records(d: Declaration, split: str) -> Iterator[tuple[str, Record]]:
 
 
 def _tfds_records(d: Declaration, where: str | Path) -> Iterator[tuple[str, Record]]:
-    tfds = importlib.import_module("tensorflow_datasets")
-    name, split = _tfds_name(where)
-    try:
-        found = tfds.as_numpy(tfds.load(name, split=split))
-    except Exception as error:  # of TFDS, of the network, of the data set's own builder
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: cannot be loaded: {type(error).__name__}: {said}") from None
+    builder, split = _tfds_builder(where)
+    found = importlib.import_module("tensorflow_datasets").as_numpy(builder.as_dataset(split=split))
     for number, record in enumerate(found, 1):
         plain = {key: _plain(value) for key, value in record.items()}
         for theirs, ours in d.tfds_columns:
@@ -139,6 +145,10 @@ def _plain(value: Any) -> Any:
         return value.decode("utf-8")
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "to_list"):  # a ragged tensor: lists of several lengths
+        return _plain(value.to_list())
+    if getattr(value, "dtype", None) == "float32":  # 3.8 as it was written, not 3.799999952316284
+        return value.astype(str).astype("float64").tolist()
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     return [_plain(item) for item in value] if isinstance(value, list) else value
@@ -313,7 +323,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, str | int | float):
         return str(value)
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, sort_keys=True)  # files, the hub and TFDS differ in the order
     if isinstance(value, Iterable):
         items = list(value)
         if any(isinstance(item, list | tuple) for item in items):
