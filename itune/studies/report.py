@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from itune.evaluation.charts import tick_label, ticks
 from itune.evaluation.results import write_text
+from itune.studies.amounts import unequal
 from itune.studies.arms import Study, difference
 from itune.studies.outcomes import DONE, Answer, Outcome, summary
 from itune.studies.statistics import FEWEST_SEEDS, Verdict
@@ -62,7 +64,15 @@ def _notes(study: Study, answered: Mapping[str, Answer]) -> list[str]:
     if len(study.config.seeds) < FEWEST_SEEDS:
         notes.append(f"With fewer than {FEWEST_SEEDS} seeds nothing is called significant.")
     notes.append(f"Held equal between arms: {study.config.held_equal.replace('_', ' ')}.")
+    if different := unequal(_amounts(study), study.base.name):
+        notes.append(f"Not equal to the base: {'; '.join(different)}.")
     return notes + [f"{a.arm.name}: {note}." for a in answered.values() for note in a.notes]
+
+
+def _amounts(study: Study) -> dict[str, dict[str, int]]:
+    """What study.json says that each arm trains on."""
+    arms = json.loads((study.folder / "study.json").read_text("utf-8"))["arms"]
+    return {name: facts["amounts"] for name, facts in arms.items()}
 
 
 def _arm(study: Study, outcome: Outcome, answer: Answer | None) -> dict[str, Any]:

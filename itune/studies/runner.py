@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +13,7 @@ import itune
 from itune.config.run import RunConfig
 from itune.errors import UserError
 from itune.evaluation.results import write_text
+from itune.studies.amounts import Amounts, equalise, unequal
 from itune.studies.arms import Arm, Study, difference
 from itune.studies.outcomes import DIVERGED, DONE, FAILED_MARK, answers, outcomes, state_of, summary, table
 from itune.studies.report import write_report
@@ -37,7 +38,8 @@ def run_study(study: Study) -> int:
     """
     console = Console(stderr=True)
     study.folder.mkdir(parents=True, exist_ok=True)
-    _record(study)
+    study, found = equalise(study, lambda line: say(console, line))
+    _record(study, found)
     every = list(runs(study))
     for number, (arm, seed, config) in enumerate(every, 1):
         folder = Path(config.model_dir)
@@ -73,7 +75,7 @@ def finish(study: Study, console: Console) -> int:
     return EXIT_DIVERGED if diverged else 0
 
 
-def _record(study: Study) -> None:
+def _record(study: Study, found: Mapping[str, Amounts]) -> None:
     """study.json: the arms and what they differ in. Raises: UserError where other code made the runs that are there."""
     path = study.folder / "study.json"
     record = {
@@ -83,6 +85,7 @@ def _record(study: Study) -> None:
             arm.name: {
                 "bindings": list(arm.difference),
                 "digest": arm.digest,
+                "amounts": dict(found[arm.name]),
                 "differs": {k: [repr(a), repr(b)] for k, (a, b) in difference(study.base.config, arm.config).items()},
             }
             for arm in study.arms
@@ -99,12 +102,19 @@ def _record(study: Study) -> None:
 
 
 def dry_run(study: Study) -> None:
-    """Prints the arms with what they differ in, and which runs are done."""
+    """Prints the arms with what they differ in and train on, what is not equal, and which runs are done."""
+    console = Console(stderr=True)
+    study, found = equalise(study, lambda line: say(console, line))
     for arm in study.arms:
         print(f"{arm.name}  ({arm.digest})")
         for key, (a, b) in difference(study.base.config, arm.config).items():
             print(f"    {key}: {a!r} -> {b!r}")
+    base = found[study.base.name]
+    print("the base trains on " + ", ".join(f"{base[unit]:,} {unit.replace('_', ' ')}" for unit in base))
+    print(f"held equal: {study.config.held_equal.replace('_', ' ')}; not equal:")
+    for line in unequal(found, study.base.name) or ["nothing"]:
+        print(f"    {line}")
     done = [state_of(Path(config.model_dir)) for _, _, config in runs(study)].count(DONE)
     total = len(study.arms) * len(study.config.seeds)
-    steps = study.base.config.train.steps
-    print(f"{len(study.arms)} arms x {len(study.config.seeds)} seeds = {total} runs of {steps} steps, {done} done")
+    tokens = sum(amount["tokens"] for amount in found.values()) * len(study.config.seeds)
+    print(f"{len(study.arms)} arms x {len(study.config.seeds)} seeds = {total} runs, {tokens:,} tokens; {done} done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,8 @@ def test_a_study_from_its_arms_to_its_answer(studied: Studied) -> None:
     planned = studied.ablate("--dry_run")
     assert planned.returncode == 0, planned.stderr[-2000:]
     assert "DataConfig.rates: {} -> {'toy/echo': 0.0}" in planned.stdout
-    assert planned.stdout.splitlines()[-1] == "2 arms x 2 seeds = 4 runs of 2 steps, 0 done"
+    assert re.fullmatch(r"2 arms x 2 seeds = 4 runs, [\d,]+ tokens; 0 done", planned.stdout.splitlines()[-1])
+    assert "held equal: steps; not equal:\n    without toy/echo: tokens " in planned.stdout
     done = studied.ablate()
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("Evaluating before training") == 1, "all runs start from the same model"
@@ -62,6 +64,7 @@ def test_a_study_from_its_arms_to_its_answer(studied: Studied) -> None:
     assert "Under 5 seeds nothing is called significant; there are 2." in (out / "summary.txt").read_text()
     page = (out / "report.html").read_text()
     assert "without toy/echo" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
+    assert "Not equal to the base: without toy/echo: tokens" in page
     arms = json.loads((out / "study.json").read_text())["arms"]
     assert arms["without toy/echo"]["differs"] == {"DataConfig.rates": ["{}", "{'toy/echo': 0.0}"]}
 
@@ -88,3 +91,28 @@ def test_other_code_is_not_mixed_in(studied: Studied) -> None:
     done = studied.ablate()
     assert done.returncode == 2 and "its runs were made with itune 0.0.0" in done.stderr
     path.write_text(json.dumps(record))
+
+
+def test_an_arm_may_have_the_bases_tokens_in_other_steps(studied: Studied) -> None:
+    def planned(unit: str) -> dict[str, dict[str, int]]:
+        code = (
+            "import sys\nfrom itune.studies.arms import load_study\nfrom itune.studies.amounts import equalise\n"
+            f"said = ['TRAIN_STEPS=20', 'StudyConfig.held_equal={unit}']\n"
+            f"study = load_study([{str(studied.study)!r}], said, 'other')\n"
+            "arms, found = equalise(study, lambda line: None)\n"
+            "import json\nprint(json.dumps({name: dict(amount) for name, amount in found.items()}))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=studied.folder, env=studied.environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    for unit in ("tokens", "supervised_tokens"):
+        found = planned(unit)
+        base, arm = found["base"], found["without toy/echo"]
+        step = arm[unit] / arm["steps"]
+        assert arm["steps"] != 20 and abs(arm[unit] - base[unit]) <= step, (unit, found)
+    found = planned("steps")
+    assert found["without toy/echo"]["steps"] == 20
