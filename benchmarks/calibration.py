@@ -76,7 +76,12 @@ def any_significant(
     rng: np.random.Generator, arms: int, seeds: int, sizes: list[int], spread: tuple[float, ...], shift: float
 ) -> bool:
     """Of a study in which the first arm has the effect `shift`, and the others none."""
-    effects = {f"arm {n}": effect(simulated(rng, seeds, sizes, spread, shift if n == 0 else 0.0)) for n in range(arms)}
+    half = tuple(value / math.sqrt(2) for value in spread)  # an arm's own and the base's, which all arms share
+    base = simulated(rng, seeds, sizes, half, 0.0)
+    effects = {}
+    for n in range(arms):
+        own = simulated(rng, seeds, sizes, half, shift if n == 0 else 0.0)
+        effects[f"arm {n}"] = effect({task: own[task] - base[task] for task in own})
     return any(verdict.significant for verdict in judge(effects).values())
 
 
