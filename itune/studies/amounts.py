@@ -10,6 +10,7 @@ from itune.errors import UserError
 from itune.studies.arms import Arm, Study
 from itune.training.data_side import DataSide, data_side
 from itune.training.setup import plan_record
+from itune.weights.shards import weights_digest
 
 UNITS = ("examples", "tokens", "supervised_tokens")
 MOST_TIMES = 16  # the base's steps, that an arm may take
@@ -23,8 +24,9 @@ def amounts(config: RunConfig, data: DataSide, steps: int | None = None) -> Amou
     return {"steps": steps or config.train.steps} | {unit: totals[unit] for unit in UNITS}
 
 
-def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str, Amounts]]:
-    """(the study, each arm with the steps that hold StudyConfig.held_equal equal; what each then trains on).
+def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str, Amounts], str]:
+    """(the study, each arm with the steps that hold StudyConfig.held_equal equal; what each then trains on; a digest of
+    the base's weights).
 
     Prepares the data. The last step may go past the base's amount, by less than half a step's. Raises: UserError for an
     arm that can't reach it.
@@ -36,7 +38,7 @@ def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str
     for arm in study.arms[1:]:
         arms.append(arm if unit == "steps" else _with_steps(arm, given[arm.name], unit, base))
     found = {arm.name: amounts(arm.config, given[arm.name]) for arm in arms}
-    return dataclasses.replace(study, arms=tuple(arms)), found
+    return dataclasses.replace(study, arms=tuple(arms)), found, weights_digest(given[study.base.name].folder)
 
 
 def _with_steps(arm: Arm, data: DataSide, unit: str, base: Amounts) -> Arm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from itune.errors import UserError
 from itune.evaluation.results import write_text
 from itune.studies.amounts import Amounts, equalise, unequal
 from itune.studies.arms import Arm, Study, difference
-from itune.studies.outcomes import DIVERGED, DONE, FAILED_MARK, answers, outcomes, state_of, summary, table
+from itune.studies.outcomes import DIVERGED, DONE, FAILED_MARK, LOSSES, answers, outcomes, state_of, summary, table
 from itune.studies.report import write_report
 from itune.terminal import say
 from itune.training.loop import EXIT_NONFINITE, train
@@ -38,8 +39,8 @@ def run_study(study: Study) -> int:
     """
     console = Console(stderr=True)
     study.folder.mkdir(parents=True, exist_ok=True)
-    study, found = equalise(study, lambda line: say(console, line))
-    _record(study, found)
+    study, found, weights = equalise(study, lambda line: say(console, line))
+    _record(study, found, weights)
     every = list(runs(study))
     for number, (arm, seed, config) in enumerate(every, 1):
         folder = Path(config.model_dir)
@@ -75,11 +76,15 @@ def finish(study: Study, console: Console) -> int:
     return EXIT_DIVERGED if diverged else 0
 
 
-def _record(study: Study, found: Mapping[str, Amounts]) -> None:
-    """study.json: the arms and what they differ in. Raises: UserError where other code made the runs that are there."""
+def _record(study: Study, found: Mapping[str, Amounts], weights: str) -> None:
+    """study.json: the arms and what they differ in.
+
+    Raises: UserError where other code, or other weights, made the runs that are there.
+    """
     path = study.folder / "study.json"
     record = {
-        "itune": itune.__version__,
+        "code": code_digest(),
+        "base_weights": weights,
         "study": dataclasses.asdict(study.config),
         "arms": {
             arm.name: {
@@ -91,20 +96,31 @@ def _record(study: Study, found: Mapping[str, Amounts]) -> None:
             for arm in study.arms
         },
     }
-    if path.is_file():
+    if path.is_file() and any(study.folder.glob(f"runs/*/*/{LOSSES}")):
         before = json.loads(path.read_text("utf-8"))
-        if before.get("itune") != record["itune"]:
-            raise UserError(
-                f"{path}: its runs were made with itune {before.get('itune')}, this is {record['itune']}; arms made by "
-                "different code are no comparison. Give another --workdir"
-            )
+        for key, what in (("code", "code of itune's"), ("base_weights", "weights")):
+            if before.get(key) != record[key]:
+                raise UserError(
+                    f"{path}: its runs were made with other {what} ({str(before.get(key))[:12]}, now "
+                    f"{str(record[key])[:12]}), and arms of both are no comparison. Give another --workdir"
+                )
     write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def code_digest() -> str:
+    """Of itune's own sources, those that read results aside: an arm that other code trained is another arm."""
+    package = Path(itune.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] != "studies":
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def dry_run(study: Study) -> None:
     """Prints the arms with what they differ in and train on, what is not equal, and which runs are done."""
     console = Console(stderr=True)
-    study, found = equalise(study, lambda line: say(console, line))
+    study, found, _ = equalise(study, lambda line: say(console, line))
     for arm in study.arms:
         print(f"{arm.name}  ({arm.digest})")
         for key, (a, b) in difference(study.base.config, arm.config).items():
