@@ -35,6 +35,7 @@ class DataConfig:
       variants: V keyed renderings of each example (template choice) written by prepare.
       prepare_seed: keys the renderings. The run's seed never reaches prepare, so seeds share shards.
       rates: rates that replace the mixture's, by task name or pattern: {"clinic/*": 2.0, "sums": 0.0}.
+      rate_factors: what the mixture's rates, or those, are multiplied with, by task name or pattern: {"*/fs*": 0.0}.
       rate_unit: what rates are shares of: "examples", "tokens" or "supervised_tokens".
       curriculum: stages before these rates hold, each (until this many examples are drawn, rates that replace them):
         ((20_000, {"*": 0.0, "sums": 1.0}),).
@@ -65,6 +66,7 @@ class DataConfig:
     converter: str = "causal"
     encoder_row_length: int = 0
     rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    rate_factors: dict[str, float] = dataclasses.field(default_factory=dict)
     rate_unit: str = "examples"
     curriculum: tuple[tuple[int, dict[str, float]], ...] = ()
     max_epochs: int = 0
@@ -117,7 +119,7 @@ class DataConfig:
             )
 
     def _check_rates(self) -> None:
-        stages = [("rates", self.rates)]
+        stages = [("rates", self.rates), ("rate_factors", self.rate_factors)]
         before = 0
         for number, (until, rates) in enumerate(self.curriculum):
             stages.append((f"curriculum[{number}]", rates))

@@ -45,6 +45,18 @@ def override(names: Sequence[str], rates: Sequence[float], said: Mapping[str, fl
     return changed
 
 
+def scaled(
+    names: Sequence[str], mixture_rates: Sequence[float], said: Mapping[str, float], factors: Mapping[str, float]
+) -> list[float]:
+    """The mixture's rates, replaced as `said`, times `factors`. Raises UserError as `override`."""
+    base = override(names, mixture_rates, said, "DataConfig.rates")
+    found = lookup(names, factors, "DataConfig.rate_factors")
+    changed = [rate if factor is None else rate * factor for rate, factor in zip(base, found, strict=True)]
+    if not any(changed):
+        raise UserError("DataConfig.rate_factors: every task of the mixture has the rate 0")
+    return changed
+
+
 def stage_rates(
     names: Sequence[str],
     mixture_rates: Sequence[float],

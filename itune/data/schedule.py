@@ -27,7 +27,7 @@ from itune.data.draws import DrawStream, by_task
 from itune.data.keyed import key64, permutation
 from itune.data.packing import PACKER_VERSION, Fitted, Limits, choose_budgets, fit, pack_windows
 from itune.data.plan_tasks import PlanTask, TaskIndex, capped, placeable, plan_digest
-from itune.data.rates import lookup, quantise_stages, stage_rates
+from itune.data.rates import lookup, quantise_stages, scaled, stage_rates
 
 if TYPE_CHECKING:
     from itune.data.config import DataConfig
@@ -170,7 +170,12 @@ class Plan:
     ) -> Plan:
         """The plan of a run. excluded: by task, bool [examples], those that must not be trained on."""
         whole = (PlanTask.from_manifest(task, data.split) for task in manifest.train)
-        tasks = (dataclasses.replace(task, excluded=(excluded or {}).get(task.name)) for task in whole)
+        tasks = [dataclasses.replace(task, excluded=(excluded or {}).get(task.name)) for task in whole]
+        rates: Mapping[str, float] = data.rates
+        if data.rate_factors:
+            by_task = scaled([t.name for t in tasks], [t.rate for t in tasks], rates, data.rate_factors)
+            tasks = [dataclasses.replace(t, rate=rate) for t, rate in zip(tasks, by_task, strict=True)]
+            rates = {}
         return cls(
             [capped(task, data.max_examples) for task in tasks],
             seed=seed,
@@ -180,7 +185,7 @@ class Plan:
             window=data.window,
             converter=data.converter,
             encoder_row_length=data.encoder_row_length,
-            rates=data.rates,
+            rates=rates,
             rate_unit=data.rate_unit,
             curriculum=data.curriculum,
             max_epochs=data.max_epochs,

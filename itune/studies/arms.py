@@ -89,8 +89,8 @@ def _arms(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str
 
 def _left_out(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     for task in config.leave_out:
-        rates = {task: 0.0} | {name: rate for name, rate in base.data.rates.items() if name != task}
-        yield f"without {task}", (f"DataConfig.rates={rates!r}",)
+        factors = {task: 0.0} | {name: by for name, by in base.data.rate_factors.items() if name != task}
+        yield f"without {task}", (f"DataConfig.rate_factors={factors!r}",)
 
 
 def _along(config: StudyConfig) -> Iterator[tuple[str, tuple[str, ...]]]:

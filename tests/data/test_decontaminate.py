@@ -58,6 +58,8 @@ def test_dropped_examples_are_never_drawn(manifest, tmp_path):
     fewer = plan(manifest, decontaminate.excluded(report, manifest), max_examples=3)
     assert {(s.task, s.record) for i in range(fewer.num_rows) for s in fewer.row(i).segments} < drawn
     assert sum(len(fewer.row(i).segments) for i in range(fewer.num_rows)) == 6, "three of each of the two tasks"
+    alone = plan(manifest, None, rate_factors={"secret": 0.0})
+    assert {s.task for i in range(alone.num_rows) for s in alone.row(i).segments} == {0}
     said = list(decontaminate.lines(report, "drop"))
     assert said[-1].startswith("contamination: 4 training examples") and len(said) == 3
     assert len(list(decontaminate.lines(report, "report"))) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from itune.data.config import DataConfig
 from itune.data.plan_tasks import capped
-from itune.data.rates import lookup
+from itune.data.rates import lookup, scaled
 from itune.errors import UserError
 from tests.data.test_schedule import all_segments, make_index, make_plan, make_task, three_tasks
 
@@ -145,3 +145,15 @@ def test_max_examples_keeps_the_same_examples_in_every_task_of_a_data_set():
 def test_a_run_says_how_many_examples_it_takes():
     with pytest.raises(ValueError, match="DataConfig.max_examples=-1 must not be negative"):
         DataConfig(mixture="m", max_examples=-1)
+
+
+def test_factors_multiply_the_mixtures_rates_or_those_of_the_run():
+    names, mixture = ["rte/zs", "rte/fs", "cb/zs"], [2.0, 1.0, 4.0]
+    assert scaled(names, mixture, {}, {"*/fs": 0.5, "cb/*": 0.0}) == [2.0, 0.5, 0.0]
+    assert scaled(names, mixture, {"rte/*": 3.0}, {"rte/fs": 2.0}) == [3.0, 6.0, 4.0]
+    with pytest.raises(UserError, match="DataConfig.rate_factors: no task of the mixture is called 'rte/sz'. Did you"):
+        scaled(names, mixture, {}, {"rte/sz": 1.0})
+    with pytest.raises(UserError, match="every task of the mixture has the rate 0"):
+        scaled(names, mixture, {}, {"*": 0.0})
+    with pytest.raises(ValueError, match=r"DataConfig.rate_factors\['x'\]=-1.0 must be a number"):
+        DataConfig(mixture="m", rate_factors={"x": -1.0})

@@ -46,7 +46,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
 def test_a_study_from_its_arms_to_its_answer(studied: Studied) -> None:
     planned = studied.ablate("--dry_run")
     assert planned.returncode == 0, planned.stderr[-2000:]
-    assert "DataConfig.rates: {} -> {'toy/echo': 0.0}" in planned.stdout
+    assert "DataConfig.rate_factors: {} -> {'toy/echo': 0.0}" in planned.stdout
     assert re.fullmatch(r"2 arms x 2 seeds = 4 runs, [\d,]+ tokens; 0 done", planned.stdout.splitlines()[-1])
     assert "held equal: steps; not equal:\n    without toy/echo: tokens " in planned.stdout
     done = studied.ablate()
@@ -66,7 +66,7 @@ def test_a_study_from_its_arms_to_its_answer(studied: Studied) -> None:
     assert "without toy/echo" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
     assert "Not equal to the base: without toy/echo: tokens" in page
     arms = json.loads((out / "study.json").read_text())["arms"]
-    assert arms["without toy/echo"]["differs"] == {"DataConfig.rates": ["{}", "{'toy/echo': 0.0}"]}
+    assert arms["without toy/echo"]["differs"] == {"DataConfig.rate_factors": ["{}", "{'toy/echo': 0.0}"]}
 
 
 def test_what_is_done_is_kept_and_what_is_missing_runs_alone(studied: Studied) -> None:

@@ -26,7 +26,7 @@ def study(tmp_path: Path):
 
 def test_arms_are_the_base_and_what_differs_from_it(study, tmp_path: Path) -> None:
     found = study("""
-        DataConfig.rates = {'clinic/qa/*': 2.0}
+        DataConfig.rate_factors = {'clinic/qa/*': 2.0}
         StudyConfig.arms = {'slow': ('LearningRateConfig.peak=1e-4', 'TRAIN_STEPS=10')}
         StudyConfig.leave_out = ('clinic/extract/*', 'clinic/qa/*')
         StudyConfig.axes = {'LoRAConfig.rank': ('4', '8')}
@@ -38,8 +38,13 @@ def test_arms_are_the_base_and_what_differs_from_it(study, tmp_path: Path) -> No
     said = {arm.name: difference(found.base.config, arm.config) for arm in found.arms}
     assert said["base"] == {}
     assert said["slow"] == {"LearningRateConfig.peak": (1e-3, 1e-4), "TrainConfig.steps": (36, 10)}
-    assert said["without clinic/extract/*"]["DataConfig.rates"][1] == {"clinic/extract/*": 0.0, "clinic/qa/*": 2.0}
-    assert said["without clinic/qa/*"]["DataConfig.rates"][1] == {"clinic/qa/*": 0.0}, "in the place of its own rate"
+    assert said["without clinic/extract/*"]["DataConfig.rate_factors"][1] == {
+        "clinic/extract/*": 0.0,
+        "clinic/qa/*": 2.0,
+    }
+    assert said["without clinic/qa/*"]["DataConfig.rate_factors"][1] == {"clinic/qa/*": 0.0}, (
+        "in the place of its own rate"
+    )
     assert said["rank=8"] == {"LoRAConfig.rank": (16, 8)}
     run = found.arms[1].run(found.folder, 3)
     assert run.seed == 3 and run.model_dir == str(tmp_path / "out" / "runs" / f"slow-{found.arms[1].digest}" / "seed-3")
