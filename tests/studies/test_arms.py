@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -115,3 +116,26 @@ def test_a_run_refuses_a_study(tmp_path: Path) -> None:
     path.write_text(RECIPE + "StudyConfig.seeds = (1,)\n")
     with pytest.raises(UserError, match="it describes a study: python -m itune.ablate runs that"):
         load_run([path])
+
+
+STUDIES = sorted((Path(__file__).parents[2] / "gin_configs" / "studies").glob("*.gin"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_that_come_with_itune_load(path: Path, tmp_path: Path) -> None:
+    found = load_study([path], workdir=str(tmp_path))
+    assert len(found.arms) > 2 and all(difference(found.base.config, arm.config) for arm in found.arms[1:])
+    runs = re.search(r"(\d+) runs", path.read_text())
+    if runs:
+        assert int(runs[1]) == len(found.arms) * len(found.config.seeds)
+
+
+def test_shares_of_few_shot_prompts_are_what_the_arms_say() -> None:
+    from itune.data.rates import scaled
+
+    (path,) = [path for path in STUDIES if path.stem == "few_shot_share"]
+    names, mixture = ["a/zs", "a/inv", "a/fs_opt", "a/fs_inv", "b/zs", "b/fs"], [3.0, 1.0, 3.0, 1.0, 2.0, 2.0]
+    for arm in load_study([path], workdir="x").arms[1:]:
+        rates = scaled(names, mixture, {}, arm.config.data.rate_factors)
+        few = sum(rate for name, rate in zip(names, rates, strict=True) if "/fs" in name)
+        assert few / sum(rates) == pytest.approx(float(arm.name.split()[1]) / 100)
