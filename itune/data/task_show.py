@@ -36,10 +36,13 @@ def tasks_of(name: str) -> list[str]:
     from itune.data import registry
 
     if name.endswith((".yaml", ".yml")):
+        from itune.data.library.declaration import load_declaration
         from itune.data.library.tasks import declare
 
-        known = [task for task in registry.TASKS if task.startswith(f"{Path(name).stem}/")]
-        return known or declare(name)
+        declared = load_declaration(name).name
+        if declared != Path(name).stem:
+            raise UserError(f"{name}: name: is {declared!r}; the file must be called {declared}.yaml")
+        return [task for task in registry.TASKS if task.startswith(f"{declared}/")] or declare(name)
     while lazy.load(name):
         pass
     below = [task for task in registry.TASKS if task == name or task.startswith(f"{name}/")]

@@ -133,6 +133,9 @@ def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
     path.write_text(good.replace('targets: "{message}"', 'targets: "{{about}}"'))
     lines = said(command(home, "check", relative, "--model=none"), code=1)
     assert any("unfilled: template 'write_message'" in line for line in lines)
+    path.write_text(good.replace("name: mine", "name: other"))
+    done = command(home, "check", relative, "--model=none")
+    assert done.returncode == 2 and "name: is 'other'; the file must be called other.yaml" in done.stderr
     (path.parent / "mine.validation.jsonl").write_text("")
     path.write_text(good)
     done = command(home, "check", relative, "--model=none")

@@ -245,13 +245,15 @@ def _at(values: Record, path: str, where: str) -> Any:
 
 
 def _label(value: Any, names: tuple[str, ...], where: str) -> str | None:
-    """A class's name from its number or name; None for an unlabelled row."""
-    if value is None or value == -1 or value == "":
+    """A class's name from its number, in text too (a table has nothing else), or name; None for an unlabelled row."""
+    if value is None or value in (-1, "", "-1"):
         return None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return names[value]
     if str(value) in names:
         return str(value)
+    if isinstance(value, str) and value.isdecimal() and int(value) < len(names):
+        return names[int(value)]
     raise UserError(f"{where}: {value!r} is none of the classes {', '.join(names)}")
 
 

@@ -53,14 +53,16 @@ def made(maker, fields, record, derive=None):
 
 
 def test_a_class_is_its_words_from_its_number_or_name(maker):
-    for label in (1, "no_it_does_not"):
+    for label in (1, "1", "no_it_does_not"):
         (row,) = made(maker, NLI, nli_rows(1)[0] | {"label": label})
         assert (row["answer"], row[GOLD], json.loads(row["options"])) == ("no", "1", ["yes", "no"])
         assert (row["label"], row["idx"]) == ("no_it_does_not", "0")
-    for unlabelled in (-1, None, ""):
+    for unlabelled in (-1, "-1", None, ""):
         assert made(maker, NLI, nli_rows(1)[0] | {"label": unlabelled}) == []
     with pytest.raises(UserError, match="x.jsonl:1: label: 2 is none of the classes yes_it_does, no_it_does_not"):
         made(maker, NLI, nli_rows(1)[0] | {"label": 2})
+    with pytest.raises(UserError, match="label: '2' is none of the classes"):
+        made(maker, NLI, nli_rows(1)[0] | {"label": "2"})
 
 
 def test_the_answer_may_be_a_key_a_number_or_the_text_itself(maker):
