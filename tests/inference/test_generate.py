@@ -13,7 +13,8 @@ import pytest
 
 from itune import cli, generate
 from itune.errors import UserError
-from itune.inference.generate import BUCKET, Generator
+from itune.inference.generate import Generator
+from itune.inference.slots import CACHE
 from itune.models.compute import Compute
 from itune.models.decoder import logits
 from itune.parallel.config import MeshConfig
@@ -23,7 +24,7 @@ from tests.world import write_model
 
 NEW = 6
 NO_EOS = (tiny.CONFIG.vocab_size,)  # an id that is never chosen
-LENGTHS = (1, 40, BUCKET - 1, BUCKET, BUCKET + 1)
+LENGTHS = (1, 40, CACHE - 1, CACHE, CACHE + 1)
 
 
 @functools.cache
@@ -59,7 +60,7 @@ def next_token(params, tokens_BL, n):
 def by_definition(prompt: list[int]) -> list[int]:
     ids = list(prompt)
     for _ in range(NEW):
-        row = np.zeros((1, 2 * BUCKET), np.int32)
+        row = np.zeros((1, 2 * CACHE), np.int32)
         row[0, : len(ids)] = ids
         ids.append(int(next_token(params(), row, len(ids))))
     return ids[len(prompt) :]
@@ -93,16 +94,6 @@ def test_eos_ends_its_row_and_no_other():
     assert both != cut and generator().generate(prompts(), NEW, (eos, other)) == both, "the first of either ends it"
 
 
-def test_rows_that_have_ended_stay_at_eos_and_filler_rows_never_start():
-    eos = complete()[2][3]
-    tokens, gaps = generator()._batch(prompts()[:3], NEW, (eos,))
-    assert tokens.shape == gaps.shape == (4, NEW), "three prompts fill up a batch of four"
-    ended = np.cumsum(tokens == eos, axis=1) > 0
-    assert ended[2, 3] and (tokens[ended] == eos).all()
-    assert (tokens[3] == eos).all() and np.isinf(gaps[3]).all()
-    assert np.isinf(gaps[2, 4:]).all() and np.isfinite(gaps[2, :4]).all()
-
-
 def test_the_gaps_are_those_between_the_two_best_logits():
     (tokens, gaps), *_ = generator(1).generate_with_gaps([prompts()[1]], NEW, NO_EOS)
     spec, row = tiny.spec(), jnp.asarray([prompts()[1] + tokens[:-1]])
@@ -122,13 +113,14 @@ def test_a_mesh_gives_the_same_completions():
     assert found == complete()[:2]
 
 
-def test_prompts_of_one_bucket_compile_once():
+def test_prompts_of_like_length_compile_once():
     fresh = Generator(tiny.spec(), params(), Compute(), batch_size=4)
-    fresh.generate([[5] * n for n in (1, 30, BUCKET, 7)], 2, NO_EOS)
-    fresh.generate([[6] * n for n in (2, 90, 50)], 2, NO_EOS)
-    assert fresh._run._cache_size() == 1
-    fresh.generate([[6] * (BUCKET + 1)] * 4, 2, NO_EOS)
-    assert fresh._run._cache_size() == 2
+    compiled = lambda: (fresh._slots.admit._cache_size(), fresh._slots.advance._cache_size())  # noqa: E731
+    fresh.generate([[5] * n for n in (20, 30, 25, 27)], 2, NO_EOS)
+    fresh.generate([[6] * n for n in (22, 29, 30, 31, 22, 29, 30, 31)], 3, NO_EOS)
+    assert compiled() == (1, 1)
+    fresh.generate([[6] * (CACHE + 1)] * 3, 2, NO_EOS)
+    assert compiled() == (2, 2), "a longer cache, longer rows"
 
 
 def test_check_can_stop_between_batches():
