@@ -61,9 +61,7 @@ class SamplingConfig:
                 if getattr(self, name) != off:
                     raise UserError(f"{name}={getattr(self, name)} does nothing at temperature 0 (greedy): set both")
         if self.beams > 1 and self.temperature > 0:
-            raise UserError(
-                f"beams={self.beams} search for the best; they don't go with temperature={self.temperature}"
-            )
+            raise UserError(f"beams={self.beams} goes with temperature 0, not {self.temperature}: it seeks the best")
 
     def _check_type(self, name: str, value: Any) -> None:
         if name == "stop":
