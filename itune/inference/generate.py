@@ -74,9 +74,7 @@ class Generator:
     ) -> Iterator[tuple[int, Completion]]:
         """As `complete`, but (number of the request, completion) as they end."""
         for i, request in enumerate(requests):
-            self.check_length(f"prompt {i}", len(request.ids), request.settings.max_new_tokens)
-            if request.settings.beams > 1 and not self._encodes:
-                raise UserError(f"beams={request.settings.beams}: beam search is for encoder-decoders")
+            self.check(f"prompt {i}", request)
         size = self._size(len(requests))
         engine = self._batches if self._encodes else self._slots
         return engine.run(self.params, requests, size, stop_ids, decode, check)
@@ -109,6 +107,12 @@ class Generator:
         settings = dataclasses.replace(GREEDY, max_new_tokens=max_new_tokens)
         requests = [Request(ids=prompt, settings=settings) for prompt in prompts]
         return [(c.tokens, c.gaps) for c in self.complete(requests, stop_ids, check=check)]
+
+    def check(self, what: str, request: Request) -> None:
+        """Raises: UserError if `what` is empty or too long, or asks a decoder for beams."""
+        self.check_length(what, len(request.ids), request.settings.max_new_tokens)
+        if request.settings.beams > 1 and not self._encodes:
+            raise UserError(f"{what} asks for beams={request.settings.beams}: beam search is for encoder-decoders")
 
     def check_length(self, what: str, length: int, max_new_tokens: int) -> None:
         """Raises: UserError if `what`, a prompt of `length` tokens, is empty or too long."""

@@ -13,6 +13,7 @@ import pytest
 
 from itune import cli, generate
 from itune.errors import UserError
+from itune.inference.config import GREEDY
 from itune.inference.generate import Generator
 from itune.inference.slots import CACHE
 from itune.models.compute import Compute
@@ -231,7 +232,7 @@ def test_a_conversation_sends_the_whole_history_and_forgets_its_beginning(model)
     from itune.inference import session, terminal
 
     loaded, notes = session.load(model), []
-    talk = terminal.Conversation(loaded, 4, notes.append)
+    talk = terminal.Conversation(loaded, GREEDY.updated({"max_new_tokens": 4}), notes.append)
     seen = []
     talk._generate = lambda ids: seen.append(loaded.tokenizer._tokenizer.decode(ids, skip_special_tokens=False)) or "ok"
     talk.reply("first")
@@ -243,7 +244,35 @@ def test_a_conversation_sends_the_whole_history_and_forgets_its_beginning(model)
     assert len(notes) == 1 and "forgotten" in notes[0]
     assert "first" not in seen[2] and seen[2].endswith("<s>assistant: ")
     with pytest.raises(UserError, match="the prompt has"):
-        terminal.Conversation(loaded, 4, notes.append).reply("x" * room)
+        terminal.Conversation(loaded, GREEDY.updated({"max_new_tokens": 4}), notes.append).reply("x" * room)
+
+
+def test_settings_of_flags_and_of_records(command, model, tmp_path):
+    """A record's own settings stand over the flags'; a prompt's completion is the same alone and among others."""
+    rows = [{}, {"seed": 8}, {"temperature": 0}, {"max_new_tokens": 2}, {}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": "hello", **row}) + "\n" for row in rows))
+    flags = (f"--model={model}", "--format=json", "--max_new_tokens=9", "--temperature=2", "--top_k=50", "--seed=7")
+    code, out, err = command(*flags, f"--prompts={tmp_path / 'p.jsonl'}", "--batch_size=2")
+    assert code == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert lines[0] == lines[4] != lines[1], "the seed decides"
+    assert lines[3]["tokens"] == 2 and len({line["completion"] for line in lines}) == 4
+    greedy = command(f"--model={model}", "--format=json", "--max_new_tokens=9", "--prompt=hello")[1]
+    assert json.loads(greedy) == lines[2] and json.loads(command(*flags, "--prompt=hello")[1]) == lines[0]
+
+
+def test_two_models_side_by_side_and_a_stop_string(command, model, tmp_path):
+    other = str(write_model(tmp_path / "other", seed=1))
+    few = ("--prompt=hello", "--max_new_tokens=8", "--format=json")
+    one, two = (json.loads(command(f"--model={name}", *few)[1]) for name in (model, other))
+    assert one != two
+    both = (f"--model={model}", f"--model={other}", "--prompt=hello", "--max_new_tokens=8")
+    assert json.loads(command(*both, "--format=json")[1]) == [{"model": model, **one}, {"model": other, **two}]
+    expected = f"[{model}]\n{one['completion']}\n[{other}]\n{two['completion']}\n"
+    assert command(*both)[1] == expected
+    stop = one["completion"][2]
+    cut = json.loads(command(f"--model={model}", *few, f"--stop={stop}")[1])
+    assert cut["completion"] == one["completion"].partition(stop)[0].strip() and cut["tokens"] < one["tokens"]
 
 
 LONG = "x" * 3000
@@ -259,6 +288,12 @@ LONG = "x" * 3000
         (["--prompt=a", "--chat"], "--chat reads its prompts from standard input"),
         (["--prompt=a", "--gin.TRAIN_STEPS=1"], "--gin.TRAIN_STEPS=1: generate takes no gin bindings"),
         (["--prompt=a", "--max_new_tokens=0"], "must be at least 1"),
+        (["--prompt=a", "--top_p=0.9"], "--top_p=0.9 does nothing at temperature 0"),
+        (["--prompt=a", "--temperature=-1"], "--temperature=-1.0 must be 0 (greedy) or more"),
+        (["--prompt=a", "--stop="], "--stop=('',) must be texts that are not empty"),
+        (["--prompt=a", "--beams=2"], "--prompt: the prompt asks for beams=2: beam search is for encoder-decoders"),
+        (["--chat", "--model=other"], "--chat is with one model"),
+        (["--prompt=a", "--step=1", "--step=2"], "--step was given 2 times for 1 models"),
         (["--prompt=a", "--step=3"], "--step=3 picks a checkpoint of a run"),
         (["--prompt=a", "--promt=b"], "Did you mean '--prompt'?"),
         (["--prompt=a", f"--prompt={LONG}", "--max_new_tokens=4"], "--prompt: the prompt has 30"),
@@ -281,6 +316,8 @@ def test_slips_are_one_line(command, model, argv, message):
         ("{\n", "p.jsonl:1: not JSON"),
         ("[1]\n", "p.jsonl:1: expected a JSON object, found list"),
         ('{"prompt": 3}\n', "p.jsonl:1: 'prompt' must be text, found int"),
+        ('{"prompt": "a", "top_k": 3}\n', "p.jsonl:1: top_k=3 does nothing at temperature 0"),
+        ('{"prompt": "a", "seed": "x"}\n', "p.jsonl:1: seed='x' must be a whole number"),
         ('{"prompt": ""}\n', "p.jsonl:1: an empty prompt"),
         ("\n", "holds no prompt"),
     ],
