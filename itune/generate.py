@@ -43,7 +43,7 @@ def _parser() -> cli.Parser:
     example = 'python -m itune.generate --model=runs/quickstart --prompt="Explain what a fever is." --temperature=0.7'
     about = "Complete prompts, greedily or by sampling, with a run's checkpoint or with any weights."
     parser = cli.Parser(prog="python -m itune.generate", description=about, example=example, macros=False)
-    table.add_model_flags(parser)
+    table.add_model_flags(parser, cli.SOURCE, cli.ADAPTER)
     table.add_prompt_flags(parser)
     table.add_sampling_flags(parser)
     cli.add_format_flag(parser)

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 from typing import Any
 
-from itune import cli
 from itune.data.config import PROMPT_FORMATS
 from itune.errors import UserError
 from itune.inference.config import GREEDY, SamplingConfig
@@ -24,10 +23,11 @@ SAMPLING = (
 )
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    models = cli.SOURCE + "; give two to see both"
+def add_model_flags(parser: argparse.ArgumentParser, source: str, adapter: str) -> None:
+    """source, adapter: what commands say of such flags."""
+    models = f"{source}; give two to see both"
     parser.add_argument("--model", action="append", required=True, metavar="RUN_DIR|SOURCE", help=models)
-    parser.add_argument("--adapter", action="append", metavar="FOLDER|FILE:NAME", help=cli.ADAPTER)
+    parser.add_argument("--adapter", action="append", metavar="FOLDER|FILE:NAME", help=adapter)
     steps = "of a run: the checkpoint's step (default: the newest); once for all models, or once each"
     parser.add_argument("--step", action="append", metavar="N|best", help=steps)
 
