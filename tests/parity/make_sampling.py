@@ -28,13 +28,17 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 1.0, "repetition_penalty": 1.7},
     {"temperature": 1.6, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.3},
 ]
-# (model, beams, repetition penalty, whether a token that it would write ends it too)
+# (model, beams, repetition penalty, whether a token that it would write ends it too; or many tokens, so that ended
+# beams crowd the candidates)
 SEARCHES = [
     ("t5", 4, 1.0, False),
     ("t5", 3, 1.0, True),
     ("flan_t5", 4, 1.0, True),
     ("flan_t5", 2, 1.4, True),
     ("mt5", 5, 1.0, True),
+    ("t5", 2, 1.0, "many"),
+    ("flan_t5", 3, 1.0, "many"),
+    ("mt5", 4, 1.0, "many"),
     ("flan_t5", 1, 1.4, False),
     ("llama", 1, 1.3, False),
 ]
@@ -74,7 +78,9 @@ def searches(folder: Path) -> list[dict]:
         fields = (families.T5S | families.CONFIGS)[name]
         for prompt in families.prompts():
             stops = [fields["eos_token_id"]]
-            if early:
+            if early == "many":
+                stops += range(5, fields["vocab_size"], 4)
+            elif early:
                 stops.append(generate(model, prompt, beams, penalty, stops)[-3])
             settings = {"beams": beams, "repetition_penalty": penalty, "max_new_tokens": families.NEW_TOKENS}
             new = generate(model, prompt, beams, penalty, stops)
