@@ -47,9 +47,6 @@ class Session:
         """The ids of a single question, in the session's prompt format."""
         return render_prompt(self.tokenizer, text, self.prompt_format)
 
-    def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids).strip()
-
     def put(self, batch: Any) -> Any:
         """A host batch on the mesh, rows over data x fsdp."""
         return jax.device_put(batch, batch_sharding(self.mesh))

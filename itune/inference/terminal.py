@@ -7,50 +7,68 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from itune.errors import UserError
+from itune.inference.config import MAX_SEED, SamplingConfig
+from itune.inference.generate import Generator
 from itune.inference.prompts import Prompt
+from itune.inference.request import Request
 from itune.inference.session import Session
 
 BATCHES_AT_ONCE = 16  # prompts are sorted by length among so many batches: output flows, and like lengths still meet
 QUIT = "/quit"
 
 
-def complete(
-    session: Session, prompts: Sequence[Prompt], *, max_new_tokens: int, batch_size: int, output_format: str
-) -> None:
-    """Prints each prompt's greedy completion, in order. json: {"prompt", "completion", "tokens" (their number)} a line.
+def complete(sessions: Sequence[Session], prompts: Sequence[Prompt], *, batch_size: int, output_format: str) -> None:
+    """Prints each prompt's completion, in order, by one model or by several side by side.
 
+    json: {"prompt", "completion", "tokens" (their number)} a line; of several models a list a line, with "model" too.
     Raises: UserError naming the prompt that is too long, before anything is generated.
     """
-    generator = session.generator(batch_size)
-    encoded = [session.encode(prompt.text) for prompt in prompts]
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        generator.check_length(f"{prompt.where}: the prompt", len(ids), max_new_tokens)
+    asked = [_requests(session, prompts, session.generator(batch_size)) for session in sessions]
     at_once = batch_size * BATCHES_AT_ONCE
     for start in range(0, len(prompts), at_once):
         chosen = slice(start, start + at_once)
-        replies = generator.generate(encoded[chosen], max_new_tokens, session.stop_ids)
-        for prompt, ids in zip(prompts[chosen], replies, strict=True):
-            text = session.decode(ids)
-            if output_format == "json":
-                line = {"prompt": prompt.text, "completion": text, "tokens": len(ids)}
-                print(json.dumps(line, ensure_ascii=False), flush=True)
-            elif len(prompts) == 1:
-                print(text, flush=True)
-            else:
-                print(f"> {prompt.text}\n{text}\n", flush=True)
+        found = [
+            generator.complete(requests[chosen], session.stop_ids, decode=session.tokenizer.decode)
+            for session, (generator, requests) in zip(sessions, asked, strict=True)
+        ]
+        for prompt, *completions in zip(prompts[chosen], *found, strict=True):
+            named = [
+                (s.name, (c.text or "").strip(), len(c.tokens)) for s, c in zip(sessions, completions, strict=True)
+            ]
+            print(_shown(prompt, named, output_format, alone=len(prompts) == 1), flush=True)
+
+
+def _requests(session: Session, prompts: Sequence[Prompt], generator: Generator) -> tuple[Generator, list[Request]]:
+    requests = [Request(ids=session.encode(prompt.text), settings=prompt.settings) for prompt in prompts]
+    for prompt, request in zip(prompts, requests, strict=True):
+        generator.check(f"{prompt.where}: the prompt", request)
+    return generator, requests
+
+
+def _shown(prompt: Prompt, found: Sequence[tuple[str, str, int]], output_format: str, *, alone: bool) -> str:
+    """found: (model's name, completion, its number of tokens) each."""
+    if output_format == "json":
+        lines = [{"prompt": prompt.text, "completion": text, "tokens": n} for _, text, n in found]
+        if len(found) == 1:
+            return json.dumps(lines[0], ensure_ascii=False)
+        named = [{"model": name, **line} for (name, *_), line in zip(found, lines, strict=True)]
+        return json.dumps(named, ensure_ascii=False)
+    texts = [text if len(found) == 1 else f"[{name}]\n{text}" for name, text, _ in found]
+    return "\n".join(texts) if alone else "\n".join([f"> {prompt.text}", *texts, ""])
 
 
 class Conversation:
     """In the chat format the model sees all that was said; in the plain one every line stands for itself."""
 
-    def __init__(self, session: Session, max_new_tokens: int, note: Callable[[str], None]):
-        """note: takes a line for the user, such as that the beginning was forgotten."""
-        self.session, self.max_new_tokens, self.note = session, max_new_tokens, note
+    def __init__(self, session: Session, settings: SamplingConfig, note: Callable[[str], None]):
+        """settings: of the first reply; each further one has the next seed.
+        note: takes a line for the user, such as that the beginning was forgotten."""
+        self.session, self.settings, self.note = session, settings, note
         self.messages: list[dict[str, str]] = []
         self._generator = session.generator(1)
 
     def reply(self, text: str) -> str:
-        """The model's greedy answer. Raises UserError if even `text` alone is too long; then it was not said."""
+        """The model's answer. Raises UserError if even `text` alone is too long; then it was not said."""
         if self.session.prompt_format != "chat":
             return self._generate(self.session.encode(text))
         asked = {"role": "user", "content": text}
@@ -68,19 +86,21 @@ class Conversation:
         return tokenizer.encode(tokenizer.render_chat(messages, add_generation_prompt=True))
 
     def _fits(self, messages: list[dict[str, str]]) -> bool:
-        return len(self._encode(messages)) + self.max_new_tokens <= self._generator.max_length
+        return len(self._encode(messages)) + self.settings.max_new_tokens <= self._generator.max_length
 
     def _generate(self, ids: list[int]) -> str:
-        self._generator.check_length("the prompt", len(ids), self.max_new_tokens)
-        found = self._generator.generate([ids], self.max_new_tokens, self.session.stop_ids)
-        return self.session.decode(found[0])
+        seed = (self.settings.seed + len(self.messages) // 2) % (MAX_SEED + 1)
+        request = Request(ids=ids, settings=self.settings.updated({"seed": seed}))
+        self._generator.check("the prompt", request)
+        decode = self.session.tokenizer.decode
+        return (self._generator.complete([request], self.session.stop_ids, decode=decode)[0].text or "").strip()
 
 
-def converse(session: Session, *, max_new_tokens: int) -> None:
+def converse(session: Session, settings: SamplingConfig) -> None:
     """Answers standard input line by line, until /quit or its end. On a terminal an error leaves the talk open."""
     interactive = sys.stdin.isatty()
     note = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    talk = Conversation(session, max_new_tokens, note)
+    talk = Conversation(session, settings, note)
     if interactive:
         note(f"{session.name}; {QUIT} ends")
     for line in _lines(interactive):

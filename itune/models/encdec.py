@@ -265,6 +265,16 @@ class EncoderDecoder(nnx.Module):
         hidden_BD, cache = self.decode(start_B, cache, jnp.zeros(B, jnp.int32), compute)
         return hidden_BD, cache, jnp.ones(B, jnp.int32)
 
+    def repeat(self, cache, times: int):
+        """The cache with each row `times` over, one after another."""
+        *stacked, seen_BM = cache
+        return (*(jnp.repeat(x, times, axis=1) for x in stacked), jnp.repeat(seen_BM, times, axis=0))
+
+    def pick(self, cache, rows_B):
+        """The cache with the decoder's own keys and values of other rows, which read the same encoder states."""
+        k, v, *encoders = cache
+        return (k[:, rows_B], v[:, rows_B], *encoders)
+
     def decode(self, token_B, cache, position_B, compute: Compute):
         """One token a row -> (hidden [B, D], cache). All rows stand at the same position: each began at 0."""
         *stacked, seen_BM = cache

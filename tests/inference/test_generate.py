@@ -13,7 +13,9 @@ import pytest
 
 from itune import cli, generate
 from itune.errors import UserError
-from itune.inference.generate import BUCKET, Generator
+from itune.inference.config import GREEDY
+from itune.inference.generate import Generator
+from itune.inference.slots import CACHE
 from itune.models.compute import Compute
 from itune.models.decoder import logits
 from itune.parallel.config import MeshConfig
@@ -23,7 +25,7 @@ from tests.world import write_model
 
 NEW = 6
 NO_EOS = (tiny.CONFIG.vocab_size,)  # an id that is never chosen
-LENGTHS = (1, 40, BUCKET - 1, BUCKET, BUCKET + 1)
+LENGTHS = (1, 40, CACHE - 1, CACHE, CACHE + 1)
 
 
 @functools.cache
@@ -59,7 +61,7 @@ def next_token(params, tokens_BL, n):
 def by_definition(prompt: list[int]) -> list[int]:
     ids = list(prompt)
     for _ in range(NEW):
-        row = np.zeros((1, 2 * BUCKET), np.int32)
+        row = np.zeros((1, 2 * CACHE), np.int32)
         row[0, : len(ids)] = ids
         ids.append(int(next_token(params(), row, len(ids))))
     return ids[len(prompt) :]
@@ -93,16 +95,6 @@ def test_eos_ends_its_row_and_no_other():
     assert both != cut and generator().generate(prompts(), NEW, (eos, other)) == both, "the first of either ends it"
 
 
-def test_rows_that_have_ended_stay_at_eos_and_filler_rows_never_start():
-    eos = complete()[2][3]
-    tokens, gaps = generator()._batch(prompts()[:3], NEW, (eos,))
-    assert tokens.shape == gaps.shape == (4, NEW), "three prompts fill up a batch of four"
-    ended = np.cumsum(tokens == eos, axis=1) > 0
-    assert ended[2, 3] and (tokens[ended] == eos).all()
-    assert (tokens[3] == eos).all() and np.isinf(gaps[3]).all()
-    assert np.isinf(gaps[2, 4:]).all() and np.isfinite(gaps[2, :4]).all()
-
-
 def test_the_gaps_are_those_between_the_two_best_logits():
     (tokens, gaps), *_ = generator(1).generate_with_gaps([prompts()[1]], NEW, NO_EOS)
     spec, row = tiny.spec(), jnp.asarray([prompts()[1] + tokens[:-1]])
@@ -122,13 +114,14 @@ def test_a_mesh_gives_the_same_completions():
     assert found == complete()[:2]
 
 
-def test_prompts_of_one_bucket_compile_once():
+def test_prompts_of_like_length_compile_once():
     fresh = Generator(tiny.spec(), params(), Compute(), batch_size=4)
-    fresh.generate([[5] * n for n in (1, 30, BUCKET, 7)], 2, NO_EOS)
-    fresh.generate([[6] * n for n in (2, 90, 50)], 2, NO_EOS)
-    assert fresh._run._cache_size() == 1
-    fresh.generate([[6] * (BUCKET + 1)] * 4, 2, NO_EOS)
-    assert fresh._run._cache_size() == 2
+    compiled = lambda: (fresh._slots.admit._cache_size(), fresh._slots.advance._cache_size())  # noqa: E731
+    fresh.generate([[5] * n for n in (20, 30, 25, 27)], 2, NO_EOS)
+    fresh.generate([[6] * n for n in (22, 29, 30, 31, 22, 29, 30, 31)], 3, NO_EOS)
+    assert compiled() == (1, 1)
+    fresh.generate([[6] * (CACHE + 1)] * 3, 2, NO_EOS)
+    assert compiled() == (2, 2), "a longer cache, longer rows"
 
 
 def test_check_can_stop_between_batches():
@@ -239,7 +232,7 @@ def test_a_conversation_sends_the_whole_history_and_forgets_its_beginning(model)
     from itune.inference import session, terminal
 
     loaded, notes = session.load(model), []
-    talk = terminal.Conversation(loaded, 4, notes.append)
+    talk = terminal.Conversation(loaded, GREEDY.updated({"max_new_tokens": 4}), notes.append)
     seen = []
     talk._generate = lambda ids: seen.append(loaded.tokenizer._tokenizer.decode(ids, skip_special_tokens=False)) or "ok"
     talk.reply("first")
@@ -251,7 +244,35 @@ def test_a_conversation_sends_the_whole_history_and_forgets_its_beginning(model)
     assert len(notes) == 1 and "forgotten" in notes[0]
     assert "first" not in seen[2] and seen[2].endswith("<s>assistant: ")
     with pytest.raises(UserError, match="the prompt has"):
-        terminal.Conversation(loaded, 4, notes.append).reply("x" * room)
+        terminal.Conversation(loaded, GREEDY.updated({"max_new_tokens": 4}), notes.append).reply("x" * room)
+
+
+def test_settings_of_flags_and_of_records(command, model, tmp_path):
+    """A record's own settings stand over the flags'; a prompt's completion is the same alone and among others."""
+    rows = [{}, {"seed": 8}, {"temperature": 0}, {"max_new_tokens": 2}, {}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": "hello", **row}) + "\n" for row in rows))
+    flags = (f"--model={model}", "--format=json", "--max_new_tokens=9", "--temperature=2", "--top_k=50", "--seed=7")
+    code, out, err = command(*flags, f"--prompts={tmp_path / 'p.jsonl'}", "--batch_size=2")
+    assert code == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert lines[0] == lines[4] != lines[1], "the seed decides"
+    assert lines[3]["tokens"] == 2 and len({line["completion"] for line in lines}) == 4
+    greedy = command(f"--model={model}", "--format=json", "--max_new_tokens=9", "--prompt=hello")[1]
+    assert json.loads(greedy) == lines[2] and json.loads(command(*flags, "--prompt=hello")[1]) == lines[0]
+
+
+def test_two_models_side_by_side_and_a_stop_string(command, model, tmp_path):
+    other = str(write_model(tmp_path / "other", seed=1))
+    few = ("--prompt=hello", "--max_new_tokens=8", "--format=json")
+    one, two = (json.loads(command(f"--model={name}", *few)[1]) for name in (model, other))
+    assert one != two
+    both = (f"--model={model}", f"--model={other}", "--prompt=hello", "--max_new_tokens=8")
+    assert json.loads(command(*both, "--format=json")[1]) == [{"model": model, **one}, {"model": other, **two}]
+    expected = f"[{model}]\n{one['completion']}\n[{other}]\n{two['completion']}\n"
+    assert command(*both)[1] == expected
+    stop = one["completion"][2]
+    cut = json.loads(command(f"--model={model}", *few, f"--stop={stop}")[1])
+    assert cut["completion"] == one["completion"].partition(stop)[0].strip() and cut["tokens"] < one["tokens"]
 
 
 LONG = "x" * 3000
@@ -267,6 +288,12 @@ LONG = "x" * 3000
         (["--prompt=a", "--chat"], "--chat reads its prompts from standard input"),
         (["--prompt=a", "--gin.TRAIN_STEPS=1"], "--gin.TRAIN_STEPS=1: generate takes no gin bindings"),
         (["--prompt=a", "--max_new_tokens=0"], "must be at least 1"),
+        (["--prompt=a", "--top_p=0.9"], "--top_p=0.9 does nothing at temperature 0"),
+        (["--prompt=a", "--temperature=-1"], "--temperature=-1.0 must be 0 (greedy) or more"),
+        (["--prompt=a", "--stop="], "--stop=('',) must be texts that are not empty"),
+        (["--prompt=a", "--beams=2"], "--prompt: the prompt asks for beams=2: beam search is for encoder-decoders"),
+        (["--chat", "--model=other"], "--chat is with one model"),
+        (["--prompt=a", "--step=1", "--step=2"], "--step was given 2 times for 1 models"),
         (["--prompt=a", "--step=3"], "--step=3 picks a checkpoint of a run"),
         (["--prompt=a", "--promt=b"], "Did you mean '--prompt'?"),
         (["--prompt=a", f"--prompt={LONG}", "--max_new_tokens=4"], "--prompt: the prompt has 30"),
@@ -289,6 +316,8 @@ def test_slips_are_one_line(command, model, argv, message):
         ("{\n", "p.jsonl:1: not JSON"),
         ("[1]\n", "p.jsonl:1: expected a JSON object, found list"),
         ('{"prompt": 3}\n', "p.jsonl:1: 'prompt' must be text, found int"),
+        ('{"prompt": "a", "top_k": 3}\n', "p.jsonl:1: top_k=3 does nothing at temperature 0"),
+        ('{"prompt": "a", "seed": "x"}\n', "p.jsonl:1: seed='x' must be a whole number"),
         ('{"prompt": ""}\n', "p.jsonl:1: an empty prompt"),
         ("\n", "holds no prompt"),
     ],

@@ -27,7 +27,7 @@ from transformers.utils import logging  # noqa: E402
 from itune.cache import cache_dir  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import RELEASES, fetch_gguf  # noqa: E402
-from tests.parity import chats, corpus, make_adapters, make_chat, make_families, make_t5, tiny  # noqa: E402
+from tests.parity import chats, corpus, make_adapters, make_chat, make_families, make_sampling, make_t5, tiny  # noqa: E402
 from tests.parity.prompts import GREEDY_PROMPTS, LOGIT_PROMPTS, TOKEN_LINES  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -183,6 +183,9 @@ def main() -> None:
     small = tiny_references(flags.out / "tiny")
     family_golden = make_families.write(flags.out / "families")
     family_golden |= make_t5.write(flags.out / "families")
+    searches, probabilities = make_sampling.searches(flags.out / "families"), make_sampling.probabilities()
+    write_json(flags.out / "searches.json", searches)
+    write_json(flags.out / "probabilities.json", probabilities)
     make_adapters.write(flags.out / "adapters", flags.out / "families")
     np.savez(flags.out / "tiny.npz", **small)
     root = corpus.data_dir()
@@ -199,6 +202,8 @@ def main() -> None:
         np.savez_compressed(GOLDEN / "tiny_llama.npz", **small)
         np.savez_compressed(GOLDEN / "families.npz", **family_golden)
         write_json(GOLDEN / "smollm2_greedy.json", generations)
+        write_json(GOLDEN / "searches.json", searches)
+        write_json(GOLDEN / "probabilities.json", probabilities)
         write_json(GOLDEN / "smollm2_tokens.json", lines)
         make_chat.write(GOLDEN / "chat.json", make_chat.references(folder, chats.CONVERSATIONS))
     print(f"References are in {flags.out}.")

@@ -29,7 +29,19 @@ from itune.inference.generate import Generator  # noqa: E402
 from itune.models.compute import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import ACCEPTED  # noqa: E402
-from tests.parity import chats, corpus, families, gemma, our_adapters, our_chats, our_families, our_gemma, ours, tiny  # noqa: E402
+from tests.parity import (  # noqa: E402
+    chats,
+    corpus,
+    families,
+    gemma,
+    our_adapters,
+    our_chats,
+    our_families,
+    our_gemma,
+    our_sampling,
+    ours,
+    tiny,
+)
 
 MODEL = "smollm2-135m-instruct"
 MIN_LINES = 10_000
@@ -152,6 +164,16 @@ def family_models(_: Path, refs: Path) -> str:
     return f"{names}: {count} logits, losses, gradients at most {largest:.1e} apart; greedy equal"
 
 
+def sampling(_: Path, refs: Path) -> str:
+    """Filtered probabilities, and what beam search and the repetition penalty lead to."""
+    rows, searches = (json.loads((refs / f"{name}.json").read_text()) for name in ("probabilities", "searches"))
+    largest = our_sampling.probability_difference(rows)
+    require(largest <= our_sampling.TOLERANCE, f"probabilities {largest:.1e} apart")
+    faults = our_sampling.search_faults(searches, refs / "families")
+    require(not faults, "; ".join(faults[:2]))
+    return f"{len(rows)} filtered distributions at most {largest:.1e} apart; {len(searches)} searches equal"
+
+
 def adapters(_: Path, refs: Path) -> str:
     """Forward, gradients, merging and LoRA+ steps of peft's own folders."""
     largest = 0.0
@@ -208,6 +230,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "chat": chat,
     "tiny llama": tiny_model,
     "families": family_models,
+    "sampling": sampling,
     "adapters": adapters,
     "gemma 3": gemma3,
     "goldens": goldens,

@@ -10,7 +10,7 @@ import pytest
 from itune.models.compute import Compute
 from itune.models.config import FullConfig
 from tests.conftest import ROOT
-from tests.parity import chats, families, our_chats, our_families, ours, tiny
+from tests.parity import chats, families, our_chats, our_families, our_sampling, ours, tiny
 
 GOLDEN = ROOT / "tests" / "golden"
 CHANGED = "Refactor? A bug. Intended? make_golden.py --golden, and say so in CHANGELOG."
@@ -47,6 +47,19 @@ def test_each_family_has_transformers_logits_loss_and_gradients(name, tmp_path):
         # A gradient's product with fixed numbers is at most its length times theirs.
         scale = np.abs(expected[:, :1]) * 40 if key == "gradients" else np.abs(expected).max()
         assert (np.abs(found[key] - expected) <= 1e-4 * scale).all(), (CHANGED, key)
+
+
+def test_filtered_probabilities_are_those_of_transformers_processors():
+    rows = json.loads((GOLDEN / "probabilities.json").read_text())
+    assert our_sampling.probability_difference(rows) <= our_sampling.TOLERANCE, CHANGED
+
+
+def test_beams_and_repetition_penalty_find_what_transformers_does(tmp_path):
+    rows = json.loads((GOLDEN / "searches.json").read_text())
+    for name in {row["model"] for row in rows}:
+        our_families.write_folder(tmp_path / name, name)
+    assert len({tuple(row["new"]) for row in rows}) > 8 and len({len(row["new"]) for row in rows}) > 3
+    assert not our_sampling.search_faults(rows, tmp_path), CHANGED
 
 
 @pytest.fixture(scope="module")
