@@ -27,7 +27,7 @@ from transformers.utils import logging  # noqa: E402
 from itune.cache import cache_dir  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import RELEASES, fetch_gguf  # noqa: E402
-from tests.parity import chats, corpus, make_adapters, make_chat, make_families, make_t5, tiny  # noqa: E402
+from tests.parity import chats, corpus, make_adapters, make_chat, make_families, make_likelihoods, make_t5, tiny  # noqa: E402
 from tests.parity.prompts import GREEDY_PROMPTS, LOGIT_PROMPTS, TOKEN_LINES  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -184,6 +184,9 @@ def main() -> None:
     family_golden = make_families.write(flags.out / "families")
     family_golden |= make_t5.write(flags.out / "families")
     make_adapters.write(flags.out / "adapters", flags.out / "families")
+    likelihoods = make_likelihoods.tiny(flags.out / "families")
+    write_json(flags.out / "likelihoods.json", likelihoods)
+    write_json(flags.out / "smollm2_likelihoods.json", make_likelihoods.real(model, declared(tokenizer)))
     np.savez(flags.out / "tiny.npz", **small)
     root = corpus.data_dir()
     if root is not None:
@@ -199,6 +202,7 @@ def main() -> None:
         np.savez_compressed(GOLDEN / "tiny_llama.npz", **small)
         np.savez_compressed(GOLDEN / "families.npz", **family_golden)
         write_json(GOLDEN / "smollm2_greedy.json", generations)
+        write_json(GOLDEN / "likelihoods.json", likelihoods)
         write_json(GOLDEN / "smollm2_tokens.json", lines)
         make_chat.write(GOLDEN / "chat.json", make_chat.references(folder, chats.CONVERSATIONS))
     print(f"References are in {flags.out}.")

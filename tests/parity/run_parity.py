@@ -26,10 +26,24 @@ from safetensors import safe_open  # noqa: E402
 
 from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.generate import Generator  # noqa: E402
+from itune.inference.loglikelihood import Scorer  # noqa: E402
 from itune.models.compute import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import ACCEPTED  # noqa: E402
-from tests.parity import chats, corpus, families, gemma, our_adapters, our_chats, our_families, our_gemma, ours, tiny  # noqa: E402
+from tests.parity import (  # noqa: E402
+    chats,
+    corpus,
+    families,
+    gemma,
+    likelihoods,
+    our_adapters,
+    our_chats,
+    our_families,
+    our_gemma,
+    our_likelihoods,
+    ours,
+    tiny,
+)
 
 MODEL = "smollm2-135m-instruct"
 MIN_LINES = 10_000
@@ -152,6 +166,21 @@ def family_models(_: Path, refs: Path) -> str:
     return f"{names}: {count} logits, losses, gradients at most {largest:.1e} apart; greedy equal"
 
 
+def continuations(folder: Path, refs: Path) -> str:
+    """Log-probabilities, and whether greedy decoding would write them."""
+    theirs = json.loads((refs / "likelihoods.json").read_text())
+    faults = []
+    for name in likelihoods.NAMES:
+        scorer = Scorer(*ours.load(refs / "families" / name), Compute())
+        references = [row for row in theirs if row["model"] == name]
+        faults += [f"{name}: {f}" for f in our_likelihoods.faults(scorer, likelihoods.pairs(), references)]
+    rows = json.loads((refs / "smollm2_likelihoods.json").read_text())
+    pairs = [(row["context"], row["continuation"]) for row in rows]
+    faults += [f"{MODEL}: {f}" for f in our_likelihoods.faults(Scorer(*ours.load(folder), Compute()), pairs, rows)]
+    require(not faults, f"{len(faults)} differ: {faults[:2]}")
+    return f"{len(rows)} of {MODEL}, {len(likelihoods.pairs())} of each of {', '.join(likelihoods.NAMES)}"
+
+
 def adapters(_: Path, refs: Path) -> str:
     """Forward, gradients, merging and LoRA+ steps of peft's own folders."""
     largest = 0.0
@@ -208,6 +237,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "chat": chat,
     "tiny llama": tiny_model,
     "families": family_models,
+    "continuations": continuations,
     "adapters": adapters,
     "gemma 3": gemma3,
     "goldens": goldens,
@@ -221,10 +251,10 @@ def main() -> int:
     folder, failed = resolve(MODEL), 0
     for name, check in CHECKS.items():
         try:
-            print(f"  ok    {name:12} {check(folder, flags.refs)}", flush=True)
+            print(f"  ok    {name:13} {check(folder, flags.refs)}", flush=True)
         except (Failed, AssertionError) as error:
             failed += 1
-            print(f"  FAIL  {name:12} {error}", flush=True)
+            print(f"  FAIL  {name:13} {error}", flush=True)
     print(f"parity: {len(CHECKS) - failed} of {len(CHECKS)} hold")
     return 1 if failed else 0
 

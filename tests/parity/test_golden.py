@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from itune.inference.loglikelihood import Scorer
 from itune.models.compute import Compute
 from itune.models.config import FullConfig
 from tests.conftest import ROOT
-from tests.parity import chats, families, our_chats, our_families, ours, tiny
+from tests.parity import chats, families, likelihoods, our_chats, our_families, our_likelihoods, ours, tiny
 
 GOLDEN = ROOT / "tests" / "golden"
 CHANGED = "Refactor? A bug. Intended? make_golden.py --golden, and say so in CHANGELOG."
@@ -47,6 +48,15 @@ def test_each_family_has_transformers_logits_loss_and_gradients(name, tmp_path):
         # A gradient's product with fixed numbers is at most its length times theirs.
         scale = np.abs(expected[:, :1]) * 40 if key == "gradients" else np.abs(expected).max()
         assert (np.abs(found[key] - expected) <= 1e-4 * scale).all(), (CHANGED, key)
+
+
+@pytest.mark.parametrize("name", likelihoods.NAMES)
+def test_continuations_are_as_likely_as_in_transformers(name, tmp_path):
+    rows = json.loads((GOLDEN / "likelihoods.json").read_text("utf-8"))
+    scorer = Scorer(*ours.load(our_families.write_folder(tmp_path, name)), Compute(), row_length=64)
+    references = [row for row in rows if row["model"] == name]
+    assert len(references) == len(likelihoods.pairs())
+    assert not our_likelihoods.faults(scorer, likelihoods.pairs(), references), CHANGED
 
 
 @pytest.fixture(scope="module")
