@@ -10,6 +10,7 @@ import jax
 from itune.data.prompt import render_prompt, stop_ids
 from itune.data.tokenizer import Tokenizer, check_vocabulary
 from itune.inference.generate import Generator
+from itune.inference.loglikelihood import Scorer
 from itune.inference.opening import Opened, open_model
 from itune.models.compute import Compute
 from itune.models.spec import ModelSpec, Params
@@ -37,6 +38,9 @@ class Session:
 
     def generator(self, batch_size: int) -> Generator:
         return Generator(self.spec, self.params, self.compute, batch_size=batch_size, prefix_lm=self.prefix_lm)
+
+    def scorer(self, batch_size: int) -> Scorer:
+        return Scorer(self.spec, self.params, self.compute, batch_size=batch_size, prefix_lm=self.prefix_lm)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -27,7 +27,17 @@ from transformers.utils import logging  # noqa: E402
 from itune.cache import cache_dir  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import RELEASES, fetch_gguf  # noqa: E402
-from tests.parity import chats, corpus, make_adapters, make_chat, make_families, make_sampling, make_t5, tiny  # noqa: E402
+from tests.parity import (  # noqa: E402
+    chats,
+    corpus,
+    make_adapters,
+    make_chat,
+    make_families,
+    make_likelihoods,
+    make_sampling,
+    make_t5,
+    tiny,
+)
 from tests.parity.prompts import GREEDY_PROMPTS, LOGIT_PROMPTS, TOKEN_LINES  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -187,6 +197,9 @@ def main() -> None:
     write_json(flags.out / "searches.json", searches)
     write_json(flags.out / "probabilities.json", probabilities)
     make_adapters.write(flags.out / "adapters", flags.out / "families")
+    likelihoods = make_likelihoods.tiny(flags.out / "families")
+    write_json(flags.out / "likelihoods.json", likelihoods)
+    write_json(flags.out / "smollm2_likelihoods.json", make_likelihoods.real(model, declared(tokenizer)))
     np.savez(flags.out / "tiny.npz", **small)
     root = corpus.data_dir()
     if root is not None:
@@ -204,6 +217,7 @@ def main() -> None:
         write_json(GOLDEN / "smollm2_greedy.json", generations)
         write_json(GOLDEN / "searches.json", searches)
         write_json(GOLDEN / "probabilities.json", probabilities)
+        write_json(GOLDEN / "likelihoods.json", likelihoods)
         write_json(GOLDEN / "smollm2_tokens.json", lines)
         make_chat.write(GOLDEN / "chat.json", make_chat.references(folder, chats.CONVERSATIONS))
     print(f"References are in {flags.out}.")

@@ -26,6 +26,7 @@ from safetensors import safe_open  # noqa: E402
 
 from itune.data.tokenizer import Tokenizer  # noqa: E402
 from itune.inference.generate import Generator  # noqa: E402
+from itune.inference.loglikelihood import Scorer  # noqa: E402
 from itune.models.compute import Compute  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 from itune.weights.fetch import ACCEPTED  # noqa: E402
@@ -34,10 +35,12 @@ from tests.parity import (  # noqa: E402
     corpus,
     families,
     gemma,
+    likelihoods,
     our_adapters,
     our_chats,
     our_families,
     our_gemma,
+    our_likelihoods,
     our_sampling,
     ours,
     tiny,
@@ -174,6 +177,21 @@ def sampling(_: Path, refs: Path) -> str:
     return f"{len(rows)} filtered distributions at most {largest:.1e} apart; {len(searches)} searches equal"
 
 
+def continuations(folder: Path, refs: Path) -> str:
+    """Log-probabilities, and whether greedy decoding would write them."""
+    theirs = json.loads((refs / "likelihoods.json").read_text())
+    faults = []
+    for name in likelihoods.NAMES:
+        scorer = Scorer(*ours.load(refs / "families" / name), Compute())
+        references = [row for row in theirs if row["model"] == name]
+        faults += [f"{name}: {f}" for f in our_likelihoods.faults(scorer, likelihoods.pairs(), references)]
+    rows = json.loads((refs / "smollm2_likelihoods.json").read_text())
+    pairs = [(row["context"], row["continuation"]) for row in rows]
+    faults += [f"{MODEL}: {f}" for f in our_likelihoods.faults(Scorer(*ours.load(folder), Compute()), pairs, rows)]
+    require(not faults, f"{len(faults)} differ: {faults[:2]}")
+    return f"{len(rows)} of {MODEL}, {len(likelihoods.pairs())} of each of {', '.join(likelihoods.NAMES)}"
+
+
 def adapters(_: Path, refs: Path) -> str:
     """Forward, gradients, merging and LoRA+ steps of peft's own folders."""
     largest = 0.0
@@ -231,6 +249,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "tiny llama": tiny_model,
     "families": family_models,
     "sampling": sampling,
+    "continuations": continuations,
     "adapters": adapters,
     "gemma 3": gemma3,
     "goldens": goldens,
@@ -244,10 +263,10 @@ def main() -> int:
     folder, failed = resolve(MODEL), 0
     for name, check in CHECKS.items():
         try:
-            print(f"  ok    {name:12} {check(folder, flags.refs)}", flush=True)
+            print(f"  ok    {name:13} {check(folder, flags.refs)}", flush=True)
         except (Failed, AssertionError) as error:
             failed += 1
-            print(f"  FAIL  {name:12} {error}", flush=True)
+            print(f"  FAIL  {name:13} {error}", flush=True)
     print(f"parity: {len(CHECKS) - failed} of {len(CHECKS)} hold")
     return 1 if failed else 0
 

@@ -7,10 +7,21 @@ import json
 import numpy as np
 import pytest
 
+from itune.inference.loglikelihood import Scorer
 from itune.models.compute import Compute
 from itune.models.config import FullConfig
 from tests.conftest import ROOT
-from tests.parity import chats, families, our_chats, our_families, our_sampling, ours, tiny
+from tests.parity import (
+    chats,
+    families,
+    likelihoods,
+    our_chats,
+    our_families,
+    our_likelihoods,
+    our_sampling,
+    ours,
+    tiny,
+)
 
 GOLDEN = ROOT / "tests" / "golden"
 CHANGED = "Refactor? A bug. Intended? make_golden.py --golden, and say so in CHANGELOG."
@@ -60,6 +71,15 @@ def test_beams_and_repetition_penalty_find_what_transformers_does(tmp_path):
         our_families.write_folder(tmp_path / name, name)
     assert len({tuple(row["new"]) for row in rows}) > 8 and len({len(row["new"]) for row in rows}) > 3
     assert not our_sampling.search_faults(rows, tmp_path), CHANGED
+
+
+@pytest.mark.parametrize("name", likelihoods.NAMES)
+def test_continuations_are_as_likely_as_in_transformers(name, tmp_path):
+    rows = json.loads((GOLDEN / "likelihoods.json").read_text("utf-8"))
+    scorer = Scorer(*ours.load(our_families.write_folder(tmp_path, name)), Compute(), row_length=64)
+    references = [row for row in rows if row["model"] == name]
+    assert len(references) == len(likelihoods.pairs())
+    assert not our_likelihoods.faults(scorer, likelihoods.pairs(), references), CHANGED
 
 
 @pytest.fixture(scope="module")
