@@ -16,12 +16,13 @@ def main(argv: Sequence[str]) -> int:
     study = load_study(flags.gin_file, flags.gin_bindings, flags.workdir)
 
     # JAX loads here: a slip on the command line has been reported by now.
-    from itune.studies import runner
+    from itune.studies.budget import dry_run
+    from itune.studies.runner import run_study
 
     if flags.dry_run:
-        runner.dry_run(study)
+        dry_run(study)
         return 0
-    return runner.run_study(study)
+    return run_study(study)
 
 
 def _parser() -> cli.Parser:

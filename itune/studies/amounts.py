@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from itune.config.run import RunConfig
 from itune.errors import UserError
+from itune.models.flops import training_flops
+from itune.models.spec import model_spec
 from itune.studies.arms import Arm, Study
 from itune.training.data_side import DataSide, data_side
 from itune.training.setup import plan_record
@@ -15,13 +17,19 @@ from itune.weights.shards import weights_digest
 UNITS = ("examples", "tokens", "supervised_tokens")
 MOST_TIMES = 16  # the base's steps, that an arm may take
 
-Amounts = Mapping[str, int]  # "steps" and UNITS
+Amounts = Mapping[str, int]  # "steps", UNITS and, of a decoder, "flops"
 
 
 def amounts(config: RunConfig, data: DataSide, steps: int | None = None) -> Amounts:
     """Over the run's own steps, or so many."""
     totals = plan_record(config, data, steps)["summary"]["totals"]
     return {"steps": steps or config.train.steps} | {unit: totals[unit] for unit in UNITS}
+
+
+def with_flops(amount: Amounts, config: RunConfig, data: DataSide) -> Amounts:
+    spec = model_spec(data.model, config.tuning)
+    flops = training_flops(spec, amount["tokens"], amount["supervised_tokens"])
+    return dict(amount) if flops is None else {**amount, "flops": flops}
 
 
 def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str, Amounts], str]:
@@ -37,7 +45,10 @@ def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str
     arms = [study.base]
     for arm in study.arms[1:]:
         arms.append(arm if unit == "steps" else _with_steps(arm, given[arm.name], unit, base))
-    found = {arm.name: amounts(arm.config, given[arm.name]) for arm in arms}
+    found = {}
+    for arm in arms:
+        data = given[arm.name]
+        found[arm.name] = with_flops(amounts(arm.config, data), arm.config, data)
     return dataclasses.replace(study, arms=tuple(arms)), found, weights_digest(given[study.base.name].folder)
 
 
@@ -60,12 +71,17 @@ def _with_steps(arm: Arm, data: DataSide, unit: str, base: Amounts) -> Arm:
     return dataclasses.replace(arm, config=dataclasses.replace(arm.config, train=train))
 
 
+def said_amount(unit: str, amount: int) -> str:
+    """ "tokens 12,345", "FLOPs 1.2e+15" """
+    return f"FLOPs {amount:.3g}" if unit == "flops" else f"{unit.replace('_', ' ')} {amount:,}"
+
+
 def unequal(found: Mapping[str, Amounts], base: str) -> list[str]:
     """A line for each arm that trains on other amounts than the base, saying which."""
     lines = []
     for name, amount in found.items():
         said = [
-            f"{unit.replace('_', ' ')} {amount[unit]:,} ({amount[unit] / found[base][unit] - 1:+.1%})"
+            f"{said_amount(unit, amount[unit])} ({amount[unit] / found[base][unit] - 1:+.1%})"
             for unit in amount
             if amount[unit] != found[base][unit]
         ]

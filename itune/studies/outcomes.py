@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from itune.evaluation.losses import read_losses
+from itune.evaluation.results import write_text
 from itune.studies.arms import Arm, Study
 from itune.studies.statistics import Effect, Verdict, effect, judge, smallest_effect
 
@@ -114,25 +115,48 @@ def resolution(answered: Mapping[str, Answer]) -> float:
     return float(np.median(known)) if known else math.nan
 
 
-def table(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> str:
-    """results.csv: a line for each arm, seed and task; then the arm's own against the base."""
-    out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
-    write(("kind", "arm", "seed", "task", "examples", "loss", "difference", "low", "high", "p", "p_corrected"))
+COLUMNS = ("kind", "arm", "seed", "task", "examples", "loss", "difference", "low", "high", "p", "p_corrected")
+Row = dict[str, str | int | float | None]
+
+
+def rows(found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> list[Row]:
+    """By kind: "run", a loss of an arm, seed and task; "task", a task's difference from the base; "arm", the arm's."""
+    made: list[Row] = []
     for name, outcome in found.items():
         for seed, losses in outcome.losses.items():
             tasks = collections.defaultdict(list)
             for (task, _), loss in losses.items():
                 tasks[task].append(loss)
             for task, values in sorted(tasks.items()):
-                write(("run", name, seed, task, len(values), float(np.mean(values)), "", "", "", "", ""))
+                known = {"examples": len(values), "loss": float(np.mean(values))}
+                made.append({"kind": "run", "arm": name, "seed": seed, "task": task, **known})
     for name, answer in answered.items():
         for task, e in answer.by_task.items():
-            write(("task", name, "", task, e.examples, "", e.estimate, *e.interval, e.p, ""))
+            made.append({"kind": "task", "arm": name, "task": task, **_told(e)})
         if answer.verdict is not None:
-            e, corrected = answer.verdict.effect, answer.verdict.p_corrected
-            write(("arm", name, "", "", e.examples, "", e.estimate, *e.interval, e.p, corrected))
-    return out.getvalue()
+            told = {**_told(answer.verdict.effect), "p_corrected": answer.verdict.p_corrected}
+            made.append({"kind": "arm", "arm": name, **told})
+    return [{column: row.get(column) for column in COLUMNS} for row in made]
+
+
+def _told(e: Effect) -> Row:
+    low, high = e.interval
+    return {"examples": e.examples, "difference": e.estimate, "low": low, "high": high, "p": e.p}
+
+
+def write_tables(folder: Path, made: Sequence[Row]) -> None:
+    """results.csv and results.parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(made)
+    write_text(folder / "results.csv", out.getvalue())
+    kinds = {"kind": pa.string(), "arm": pa.string(), "task": pa.string(), "seed": pa.int64(), "examples": pa.int64()}
+    schema = pa.schema([(column, kinds.get(column, pa.float64())) for column in COLUMNS])
+    pq.write_table(pa.Table.from_pylist(list(made), schema=schema), folder / "results.parquet")
 
 
 def summary(study: Study, answered: Mapping[str, Answer]) -> list[str]:

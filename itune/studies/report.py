@@ -1,4 +1,4 @@
-"""study.html: one static file, without scripts or anything fetched, made from a study's runs."""
+"""report.html: one static file, without scripts or anything fetched, made from a study's runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from itune.evaluation.charts import tick_label, ticks
 from itune.evaluation.results import write_text
+from itune.studies import panels
 from itune.studies.amounts import unequal
 from itune.studies.arms import Study, difference
 from itune.studies.outcomes import DONE, Answer, Outcome, summary
@@ -38,6 +39,7 @@ def write_report(study: Study, found: Mapping[str, Outcome], answered: Mapping[s
 
 def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> dict[str, Any]:
     """What the template shows."""
+    trained = panels.read_runs(study, found)
     told = {name: a.verdict for name, a in answered.items() if a.verdict is not None}
     seeds, runs = len(study.config.seeds), sum(len(o.state) for o in found.values())
     done = sum(state == DONE for o in found.values() for state in o.state.values())
@@ -54,6 +56,11 @@ def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answ
         "comparisons": len(told),
         "forest": Markup(forest(told)) if told else "",
         "heat": _heat(answered),
+        "curves": panels.curves(trained, study.config.endpoint),
+        "key": panels.key(trained),
+        "training": panels.training_losses(trained),
+        "mixture": panels.mixture(trained, study.base.name),
+        "cost": panels.cost(trained, _amounts(study)),
         "arms": [_arm(study, outcome, answered.get(name)) for name, outcome in found.items()],
     }
 

@@ -14,9 +14,20 @@ import itune
 from itune.config.run import RunConfig
 from itune.errors import UserError
 from itune.evaluation.results import write_text
-from itune.studies.amounts import Amounts, equalise, unequal
+from itune.studies.amounts import Amounts, equalise
 from itune.studies.arms import Arm, Study, difference
-from itune.studies.outcomes import DIVERGED, DONE, FAILED_MARK, LOSSES, answers, outcomes, state_of, summary, table
+from itune.studies.outcomes import (
+    DIVERGED,
+    DONE,
+    FAILED_MARK,
+    LOSSES,
+    answers,
+    outcomes,
+    rows,
+    state_of,
+    summary,
+    write_tables,
+)
 from itune.studies.report import write_report
 from itune.terminal import say
 from itune.training.loop import EXIT_NONFINITE, train
@@ -60,11 +71,11 @@ def run_study(study: Study) -> int:
 
 
 def finish(study: Study, console: Console) -> int:
-    """Writes results.csv, summary.txt and report.html from what there is, and prints the summary."""
+    """Writes results.csv and .parquet, summary.txt and report.html from what there is, and prints the summary."""
     found = outcomes(study)
     answered = answers(study, found)
     lines = summary(study, answered)
-    write_text(study.folder / "results.csv", table(study, found, answered))
+    write_tables(study.folder, rows(found, answered))
     write_text(study.folder / "summary.txt", "\n".join(lines) + "\n")
     report = write_report(study, found, answered)
     for line in lines:
@@ -115,22 +126,3 @@ def code_digest() -> str:
         if path.relative_to(package).parts[0] != "studies":
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def dry_run(study: Study) -> None:
-    """Prints the arms with what they differ in and train on, what is not equal, and which runs are done."""
-    console = Console(stderr=True)
-    study, found, _ = equalise(study, lambda line: say(console, line))
-    for arm in study.arms:
-        print(f"{arm.name}  ({arm.digest})")
-        for key, (a, b) in difference(study.base.config, arm.config).items():
-            print(f"    {key}: {a!r} -> {b!r}")
-    base = found[study.base.name]
-    print("the base trains on " + ", ".join(f"{base[unit]:,} {unit.replace('_', ' ')}" for unit in base))
-    print(f"held equal: {study.config.held_equal.replace('_', ' ')}; not equal:")
-    for line in unequal(found, study.base.name) or ["nothing"]:
-        print(f"    {line}")
-    done = [state_of(Path(config.model_dir)) for _, _, config in runs(study)].count(DONE)
-    total = len(study.arms) * len(study.config.seeds)
-    tokens = sum(amount["tokens"] for amount in found.values()) * len(study.config.seeds)
-    print(f"{len(study.arms)} arms x {len(study.config.seeds)} seeds = {total} runs, {tokens:,} tokens; {done} done")

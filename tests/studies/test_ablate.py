@@ -49,6 +49,8 @@ def test_a_study_from_its_arms_to_its_answer(studied: Studied) -> None:
     assert "DataConfig.rate_factors: {} -> {'toy/echo': 0.0}" in planned.stdout
     assert re.fullmatch(r"2 arms x 2 seeds = 4 runs, [\d,]+ tokens; 0 done", planned.stdout.splitlines()[-1])
     assert "held equal: steps; not equal:\n    without toy/echo: tokens " in planned.stdout
+    assert re.search(r"^time: .* of training steps, at 40% of the [\d,]+ GFLOP/s", planned.stdout, re.M)
+    assert "times the standard deviation of an arm's difference" in planned.stdout
     done = studied.ablate()
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("Evaluating before training") == 1, "all runs start from the same model"
@@ -65,6 +67,9 @@ def test_a_study_from_its_arms_to_its_answer(studied: Studied) -> None:
     page = (out / "report.html").read_text()
     assert "without toy/echo" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
     assert "Not equal to the base: without toy/echo: tokens" in page
+    for heading in ("Learning curves", "Training loss by task", "What the mixture became", "Cost"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "100.0 %" in page.partition("What the mixture became")[2], "toy/add is all there is without toy/echo"
     arms = json.loads((out / "study.json").read_text())["arms"]
     assert arms["without toy/echo"]["differs"] == {"DataConfig.rate_factors": ["{}", "{'toy/echo': 0.0}"]}
 
@@ -82,6 +87,8 @@ def test_what_is_done_is_kept_and_what_is_missing_runs_alone(studied: Studied) -
     after = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/losses.jsonl")}
     assert [path for path in before if before[path] != after[path]] == [lost]
     assert len(after) == 4
+    planned = studied.ablate("--dry_run")
+    assert "time: every run is done" in planned.stdout and "nats per token, by the runs done" in planned.stdout
 
 
 @pytest.mark.parametrize(("key", "said"), [("code", "other code of itune's"), ("base_weights", "other weights")])

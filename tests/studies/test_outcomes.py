@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from itune.evaluation.losses import write_losses
 from itune.evaluation.results import ExampleLoss
 from itune.studies.arms import Study, load_study
-from itune.studies.outcomes import DONE, FAILED_MARK, MISSING, answers, outcomes, summary, table
+from itune.studies.outcomes import DONE, FAILED_MARK, MISSING, answers, outcomes, rows, summary, write_tables
 
 TASKS = {"a": 6, "b": 10}
 
@@ -62,9 +62,14 @@ def test_arms_are_compared_by_seed_and_example(study: Study) -> None:
     lines = summary(study, answered)
     assert lines[0].startswith("rank=2: raises the loss by 0.") and lines[0].endswith("beyond noise.")
     assert "beyond noise" not in lines[1] and "probability of 80 %" in lines[-1]
-    rows = list(csv.DictReader(io.StringIO(table(study, outcomes(study), answered))))
-    assert [row["arm"] for row in rows if row["kind"] == "arm"] == ["rank=2", "rank=4"]
-    assert sum(row["kind"] == "run" for row in rows) == 3 * 5 * 2
+    write_tables(study.folder, rows(outcomes(study), answered))
+    with open(study.folder / "results.csv") as file:
+        found = list(csv.DictReader(file))
+    assert [row["arm"] for row in found if row["kind"] == "arm"] == ["rank=2", "rank=4"]
+    assert sum(row["kind"] == "run" for row in found) == 3 * 5 * 2
+    read = pq.read_table(study.folder / "results.parquet").to_pylist()
+    assert len(read) == len(found) and read[0]["loss"] == pytest.approx(float(found[0]["loss"]))
+    assert read[0]["seed"] == 0 and read[0]["p"] is None
 
 
 def test_nothing_is_significant_under_five_seeds(study: Study) -> None:
