@@ -17,10 +17,13 @@ def main(argv: Sequence[str]) -> int:
 
     # JAX loads here: a slip on the command line has been reported by now.
     from itune.studies.budget import dry_run
-    from itune.studies.runner import run_study
+    from itune.studies.runner import run_study, say_proposal
 
     if flags.dry_run:
         dry_run(study)
+        return 0
+    if flags.propose:
+        say_proposal(study)
         return 0
     return run_study(study)
 
@@ -31,6 +34,7 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m itune.ablate", description=about, example=example)
     cli.add_config_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the arms, what they differ in, and what is done")
+    parser.add_argument("--propose", action="store_true", help="which mixture next, by the runs that are done")
     return parser
 
 

@@ -16,6 +16,8 @@ class EvalConfig:
         source data sets under whatever name.
       held_out_clusters: clusters that must not be trained on, evaluated or not.
       held_out_sources: source data sets that must not be trained on, by any of their names ("rte", "super_glue/rte").
+      unseen: held-out tasks, by name or pattern, that are reported and that nothing is chosen by: no mixture that
+        `itune.ablate --propose` proposes. (The best checkpoint is chosen by held-in losses alone.)
       split: the split evaluated.
       examples_per_task: at most this many per task, chosen by keyed hash; 0 means all.
       every: steps between evaluations of the loss during training; 0 means only before and after.
@@ -31,6 +33,7 @@ class EvalConfig:
     held_out: tuple[str, ...] = ()
     held_out_clusters: tuple[str, ...] = ()
     held_out_sources: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     split: str = "validation"
     examples_per_task: int = 32
     every: int = 0

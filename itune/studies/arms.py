@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def load_study(gin_files: Sequence[str | Path], bindings: Sequence[str] = (), wo
 
 def _arms(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     seen = {BASE}
-    for name, difference in itertools.chain(config.arms.items(), _left_out(config, base), _along(config)):
+    drawn = _mixtures(config, base)
+    for name, difference in itertools.chain(config.arms.items(), _left_out(config, base), _along(config), drawn):
         if name in seen:
             raise UserError(f"StudyConfig: two arms are called {name!r}")
         seen.add(name)
@@ -91,6 +93,15 @@ def _left_out(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple
     for task in config.leave_out:
         factors = {task: 0.0} | {name: by for name, by in base.data.rate_factors.items() if name != task}
         yield f"without {task}", (f"DataConfig.rate_factors={factors!r}",)
+
+
+def _mixtures(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Factors from a quarter to four times, mostly; the same for the same number, so that more of them add arms."""
+    for number in range(1, config.random_mixtures + 1):
+        drawn = random.Random(number)
+        factors = {name: round(2 ** drawn.gauss(0.0, 1.0), 3) for name in config.mix}
+        rest = {name: by for name, by in base.data.rate_factors.items() if name not in factors}
+        yield f"mixture {number}", (f"DataConfig.rate_factors={factors | rest!r}",)
 
 
 def _along(config: StudyConfig) -> Iterator[tuple[str, tuple[str, ...]]]:

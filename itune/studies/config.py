@@ -19,6 +19,9 @@ class StudyConfig:
       leave_out: tasks (names or patterns of the mixture's) to leave out, an arm each, called "without <name>".
       axes: binding -> values, as text: {"LoRAConfig.rank": ("4", "16")}; arms called "rank=4".
       combine: of several axes: "product" (every combination), "zip" (first with first) or "each" (one at a time).
+      random_mixtures: so many arms "mixture 1", ... that multiply the rates of `mix` with factors drawn at random, for
+        --propose to learn from.
+      mix: the tasks (names or patterns) whose rates those factors are for, each with one.
       seeds: of every arm and of the base, which they are paired by.
       held_equal: what the arms have alike with the base: "steps", or of what is trained on "tokens",
         "supervised_tokens" or "examples", for which an arm's steps are set. What was not equal is printed.
@@ -30,6 +33,8 @@ class StudyConfig:
     leave_out: tuple[str, ...] = ()
     axes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     combine: str = "each"
+    random_mixtures: int = 0
+    mix: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     held_equal: str = "steps"
     endpoint: str = "held_out"
@@ -41,6 +46,10 @@ class StudyConfig:
                 raise ValueError(f"StudyConfig.{name}={getattr(self, name)!r} must be one of {options}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"StudyConfig.seeds={self.seeds} must be different numbers, at least one")
+        if self.random_mixtures < 0:
+            raise ValueError(f"StudyConfig.random_mixtures={self.random_mixtures} must not be negative")
+        if self.random_mixtures and not self.mix:
+            raise ValueError("StudyConfig.random_mixtures needs StudyConfig.mix: the tasks or patterns to draw for")
         if BASE in self.arms:
             raise ValueError(
                 f"StudyConfig.arms: {BASE!r} is the recipe without a difference; give the arm another name"

@@ -28,6 +28,7 @@ from itune.studies.outcomes import (
     summary,
     write_tables,
 )
+from itune.studies.propose import write_proposal
 from itune.studies.report import write_report
 from itune.terminal import say
 from itune.training.loop import EXIT_NONFINITE, train
@@ -126,3 +127,9 @@ def code_digest() -> str:
         if path.relative_to(package).parts[0] != "studies":
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def say_proposal(study: Study) -> None:
+    """Prints what `itune.studies.propose` makes of the runs that are done."""
+    for line in write_proposal(study, outcomes(study)):
+        print(line)
