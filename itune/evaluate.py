@@ -1,12 +1,14 @@
-"""`python -m itune.evaluate`: measure a run's checkpoint again, on the run's held-in and held-out examples."""
+"""`python -m itune.evaluate`: measure a run's checkpoint on the run's examples, or any model on others."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from itune import cli
+from itune.errors import UserError
 from itune.memory import use_huge_pages
 
 
@@ -14,27 +16,32 @@ def main(argv: Sequence[str]) -> int:
     flags = _parser().parse(argv)
 
     # JAX loads here: a slip on the command line has been reported by now.
-    from itune.evaluation.checkpoint import evaluate_checkpoint
+    from itune.evaluation.checkpoint import Examples, evaluate_checkpoint, evaluate_model
 
-    return evaluate_checkpoint(
-        Path(flags.model).expanduser(),
-        flags.step,
-        flags.gin_bindings,
-        show_text=flags.show_text,
-        output_format=flags.format,
-    )
+    how = {"show_text": flags.show_text, "output_format": flags.format}
+    if not (flags.mixture or flags.gin_file):
+        _only_with_examples(flags)
+        return evaluate_checkpoint(Path(flags.model).expanduser(), flags.step, flags.gin_bindings, **how)
+    examples = Examples(gin_files=flags.gin_file, mixture=flags.mixture, modules=flags.module_import)
+    output = Path(flags.workdir) if flags.workdir else None
+    return evaluate_model(flags.model, flags.step, flags.adapter, examples, flags.gin_bindings, output, **how)
+
+
+def _only_with_examples(flags: argparse.Namespace) -> None:
+    for name in ("adapter", "workdir", "module_import"):
+        if getattr(flags, name):
+            raise UserError(f"--{name} goes with --mixture or --gin_file: without, a run is measured as it was trained")
 
 
 def _parser() -> cli.Parser:
-    example = "python -m itune.evaluate --model=runs/quickstart --step=best --gin.EvalConfig.examples_per_task=0"
-    about = "Measure a run's checkpoint again, on the run's held-in and held-out examples."
-    parser = cli.Parser(prog="python -m itune.evaluate", description=about, example=example, macros=False)
-    parser.add_argument("--model", required=True, metavar="RUN_DIR", help="the run's MODEL_DIR")
-    parser.add_argument("--step", metavar="N|best", help="the checkpoint's step (default: the newest)")
-    # Only for --help: parse() takes these words out before argparse sees them.
-    parser.add_argument(
-        "--gin.EvalConfig.NAME", metavar="VALUE", dest="_", help="override what is measured, in gin's syntax"
-    )
+    example = "python -m itune.evaluate --model=smollm2-135m-instruct --mixture=rte/zs --gin.EvalConfig.rank_per_task=8"
+    about = "Measure a run's checkpoint on the run's own examples, or any model on those of a mixture or a recipe."
+    parser = cli.Parser(prog="python -m itune.evaluate", description=about, example=example)
+    parser.add_argument("--model", required=True, help="a run's MODEL_DIR, a Hugging Face folder, a .gguf, a name")
+    parser.add_argument("--step", metavar="N|best", help="a run's checkpoint (default: the newest)")
+    parser.add_argument("--adapter", default="", metavar="DIR", help="a folder that peft saved, over --model")
+    parser.add_argument("--mixture", default="", metavar="NAME", help="a task or mixture: its EvalConfig.split")
+    cli.add_config_flags(parser)
     parser.add_argument("--show_text", action="store_true", help="write example text of sensitive tasks, too")
     cli.add_format_flag(parser)
     return parser

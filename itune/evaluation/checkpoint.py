@@ -1,4 +1,4 @@
-"""One checkpoint of a run, measured again on the run's own examples."""
+"""A model measured: a run's checkpoint on the run's own examples, or any weights on those of a recipe or a mixture."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from itune.config.load import load_run
 from itune.config.run import RunConfig
 from itune.data.manifest import Manifest
 from itune.errors import UserError
+from itune.evaluation.averages import averages, clusters
 from itune.evaluation.console import print_summary, print_worst
 from itune.evaluation.evaluate import Evaluator, Snapshot
+from itune.evaluation.rank import ranked_records
 from itune.evaluation.results import Evaluation, finite, prediction_records, write_text
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
 from itune.evaluation.worst import worst_records
 from itune.inference import session
-from itune.inference.opening import open_model
+from itune.inference.opening import Opened, open_model
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import check_shapes, make_mesh
 from itune.terminal import say
@@ -54,15 +56,80 @@ def evaluate_checkpoint(
     if checkpoint.meta.get("plan") != data.plan.digest:
         warning = f"itune: warning: the data or its tasks have changed since {run} was trained"
         say(console, warning, "yellow")
+    path = run / f"evaluation-step-{checkpoint.step}.json"
+    _measure(config, data, opened, path, console, show_text=show_text, output_format=output_format)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What to measure on: a recipe's evaluation tasks, or (gin_files empty) the `split` of a task or mixture."""
+
+    gin_files: Sequence[str] = ()
+    mixture: str = ""
+    modules: Sequence[str] = ()
+
+    def config(self, opened: Opened, bindings: Sequence[str], output: Path) -> RunConfig:
+        """A run's, of which only data and evaluation matter; the weights are those opened. Raises: UserError."""
+        given = [f"WeightsConfig.source={opened.source!r}", *bindings]
+        if self.mixture:
+            given += [f"MIXTURE_OR_TASK_NAME={self.mixture!r}", "TRAIN_STEPS=1"]
+        files = self.gin_files or ["base.gin"]
+        config = load_run(files, given, model_dir=output, modules=self.modules)
+        data = config.data
+        if self.mixture and not self.gin_files:
+            data = dataclasses.replace(data, split=config.evaluation.split)  # nothing is trained on
+        if opened.checkpoint is not None:
+            data = dataclasses.replace(data, prompt_format=opened.prompt_format)  # as it was tuned
+        return dataclasses.replace(config, data=data, weights=opened.weights)
+
+
+def evaluate_model(
+    model: str,
+    step: str | None,
+    adapter: str,
+    examples: Examples,
+    bindings: Sequence[str],
+    output: Path | None,
+    *,
+    show_text: bool,
+    output_format: str,
+) -> int:
+    """Measures any weights, or a run's checkpoint, on `examples`; 0. Writes <output>/evaluation.json.
+
+    Raises: UserError.
+    """
+    console = Console(stderr=True)
+    opened = open_model(model, step=step, adapter=adapter)
+    name = f"{Path(model).name}-{examples.mixture or Path(examples.gin_files[-1]).stem}".replace("/", "_")
+    folder = output or Path("runs/evaluations") / name
+    config = examples.config(opened, bindings, folder)
+    data = data_side(config, lambda line: say(console, line))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "evaluation.json"
+    _measure(config, data, opened, path, console, show_text=show_text, output_format=output_format)
+    return 0
+
+
+def _measure(
+    config: RunConfig,
+    data: DataSide,
+    opened: Opened,
+    path: Path,
+    console: Console,
+    *,
+    show_text: bool,
+    output_format: str,
+) -> None:
+    """Prints the results and writes them to `path`."""
     model = session.build(opened, mesh=_mesh(config, data, console))
-    say(console, f"Evaluating {run} at step {checkpoint.step} ...")
+    say(console, f"Evaluating {opened.name} ...")
     evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
     snapshot = evaluator.snapshot(model.params, lambda: None)
-    evaluation, record = _results(config, data, snapshot, run, console, show_text)
+    evaluation, record = _results(config, data, snapshot, path.parent, console, show_text)
     sensitive = {task.name for task in data.manifest.tasks() if task.sensitive}
     worst = worst_records(evaluator.worst(snapshot), sensitive=sensitive, show_text=show_text)
-    record = {"step": checkpoint.step, **record, "worst": worst}
-    path = run / f"evaluation-step-{checkpoint.step}.json"
+    record = {"model": opened.name, "step": opened.step, **record, "worst": worst}
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n", private=data.manifest.sensitive)
     if output_format == "json":
         print(json.dumps(record, ensure_ascii=False))
@@ -70,7 +137,6 @@ def evaluate_checkpoint(
         print_summary(evaluation, Console())
         print_worst(worst, Console())
     say(console, f"Written: {path}")
-    return 0
 
 
 def read_config(run: Path, bindings: Sequence[str]) -> RunConfig:
@@ -111,11 +177,16 @@ def _results(
     manifest: Manifest = data.manifest
     states = {"before": Snapshot(losses=()), "after": snapshot}
     scored = score(config, states, run, console)
+    after = state_eval("after", snapshot, scored)
     evaluation = Evaluation(
-        after=state_eval("after", snapshot, scored),
+        after=after,
+        averages=averages(after, clusters(manifest)),
         notes=reader_notes(data.folder, manifest, snapshot, scored),
         facts=facts("itune.evaluate"),
     )
     sensitive = {task.name for task in manifest.tasks() if task.sensitive}
     found = prediction_records(predictions(states, scored), sensitive=sensitive, show_text=show_text)
-    return evaluation, {**finite(dataclasses.asdict(evaluation)), "predictions": found}
+    record = {**finite(dataclasses.asdict(evaluation)), "predictions": found}
+    if snapshot.ranked:
+        record["ranked"] = ranked_records(snapshot.ranked, sensitive=sensitive, show_text=show_text)
+    return evaluation, record

@@ -22,6 +22,7 @@ class EvalConfig:
       examples_per_task: at most this many per task, chosen by keyed hash; 0 means all.
       every: steps between evaluations of the loss during training; 0 means only before and after.
       batch_size: packed rows a forward pass.
+      rank_per_task: examples per task whose options are ranked by their likelihood, where they have options; 0 none.
       generate_per_task: completions generated per task, for metrics and samples; 0 means none.
       generate_tokens: at most this many new tokens a completion.
       generate_batch: prompts decoded together.
@@ -38,6 +39,7 @@ class EvalConfig:
     examples_per_task: int = 32
     every: int = 0
     batch_size: int = 4
+    rank_per_task: int = 0
     generate_per_task: int = 8
     generate_tokens: int = 96
     generate_batch: int = 32

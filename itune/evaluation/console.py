@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from itune.evaluation.averages import lines
 from itune.evaluation.findings import findings
 from itune.evaluation.report import LOSS, change, measured, value_text
 from itune.evaluation.results import GROUPS, STATES, Evaluation
@@ -31,6 +32,8 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
             console.print(_table(evaluation, group, names, states))
     if evaluation.before_chat is not None:
         console.print("* before training, prompted with the model's own chat template", style="dim")
+    for line in lines(evaluation.averages):
+        console.print(Text(line), style="dim")
     for sentence in findings(evaluation):
         console.print(Text(sentence))
     for note in evaluation.notes:

@@ -30,9 +30,11 @@ from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
 from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
 from itune.errors import UserError
+from itune.evaluation.rank import Question, Ranked, rank
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.evaluation.worst import WorstExample, choose
 from itune.inference.generate import Generator
+from itune.inference.loglikelihood import Scorer
 from itune.parallel.mesh import BATCH_AXES
 from itune.training.step import make_eval_step
 
@@ -70,6 +72,7 @@ class Snapshot:
     losses: tuple[ExampleLoss, ...]
     completions: tuple[Completion, ...] = ()
     chat: Snapshot | None = None
+    ranked: tuple[Ranked, ...] = ()
 
     def loss_lines(self) -> dict[str, dict[str, dict[str, float]]]:
         """{group: {task: {"loss": nats per target token, "examples": n}}}, as metrics.jsonl has it."""
@@ -96,6 +99,7 @@ class Snapshot:
             losses=tuple(ExampleLoss(**e) for e in raw["losses"]),
             completions=tuple(Completion(**c) for c in raw["completions"]),
             chat=cls._from_dict(raw["chat"]) if raw["chat"] else None,
+            ranked=tuple(Ranked.from_dict(r) for r in raw["ranked"]),
         )
 
 
@@ -117,6 +121,7 @@ class _Examples:
     reader: RecordReader
     step: Callable[..., Any]
     generator: Generator
+    scorer: Scorer
 
 
 class Evaluator:
@@ -143,21 +148,21 @@ class Evaluator:
             self._examples = self._with_step(plan, Reader(prepared, e.split))
 
     def snapshot(self, params: dict, check: Check, *, generate: bool = True, chat: bool = False) -> Snapshot:
-        """Losses, completions (unless generate=False) and the chat-template baseline (if asked) under all `params`.
+        """Losses, completions and ranked options (unless generate=False), the chat-template baseline (if asked), under
+        all `params`.
 
         `check` is called between batches and may raise to stop.
         """
         if self._examples is None:
             return Snapshot(losses=())
-        per_task = self.config.evaluation.generate_per_task if generate else 0
         baseline = None
         decoder = self.config.data.converter != "encoder_decoder"
         if chat and decoder and self.tokenizer.chat_template is not None:
             if self._chat is None:
                 self._chat = self._chat_examples()
-            baseline = self._measure(self._chat, "chat", params, per_task, check)
+            baseline = self._measure(self._chat, "chat", params, generate, check)
         own_format = self.config.data.prompt_format
-        return dataclasses.replace(self._measure(self._examples, own_format, params, per_task, check), chat=baseline)
+        return dataclasses.replace(self._measure(self._examples, own_format, params, generate, check), chat=baseline)
 
     def before_digest(self) -> str:
         """Of all that an evaluation before step 1 depends on: the examples, the model it starts from, how it computes.
@@ -193,10 +198,32 @@ class Evaluator:
             )
         return found
 
-    def _measure(self, examples: _Examples, prompt_format: str, params: dict, per_task: int, check: Check) -> Snapshot:
+    def _measure(self, examples: _Examples, prompt_format: str, params: dict, generate: bool, check: Check) -> Snapshot:
         losses = self._losses(examples, params, check)
-        completions = self._completions(examples, prompt_format, params, per_task, check)
-        return Snapshot(losses=losses, completions=completions)
+        if not generate:
+            return Snapshot(losses=losses)
+        completions = self._completions(examples, prompt_format, params, check)
+        return Snapshot(
+            losses=losses, completions=completions, ranked=self._ranked(examples, prompt_format, params, check)
+        )
+
+    def _ranked(self, examples: _Examples, prompt_format: str, params: dict, check: Check) -> tuple[Ranked, ...]:
+        per_task = self.config.evaluation.rank_per_task
+        if not per_task:
+            return ()
+        questions = [
+            Question(
+                group=self.tasks[k][0],
+                task=self.tasks[k][1].name,
+                segment=segment,
+                truncate_side=examples.plan.tasks[k].truncate_side,
+            )
+            for k in range(len(self.tasks))
+            for segment in _segments(examples.plan, k)[:per_task]
+        ]
+        sizes = {k: len(task.index.inputs) for k, task in enumerate(examples.plan.tasks)}
+        examples.scorer.params = params
+        return rank(questions, sizes, examples.reader, self.tokenizer, prompt_format, examples.scorer, check)
 
     def _plan(
         self, tasks: list[PlanTask], row_length: int, feature_lengths: Mapping[str, int], **converter: Any
@@ -215,7 +242,8 @@ class Evaluator:
         spec, compute = self.model.spec, self.model.compute
         size, prefix_lm = self.config.evaluation.generate_batch, plan.converter == "prefix_lm"
         generator = Generator(spec, {}, compute, batch_size=size, prefix_lm=prefix_lm)
-        return _Examples(plan, reader, jax.jit(make_eval_step(spec, plan.S, compute)), generator)
+        scorer = Scorer(spec, {}, compute, batch_size=self._rows, row_length=plan.L, prefix_lm=prefix_lm)
+        return _Examples(plan, reader, jax.jit(make_eval_step(spec, plan.S, compute)), generator, scorer)
 
     def _losses(self, examples: _Examples, params: dict, check: Check) -> tuple[ExampleLoss, ...]:
         plan, size, found = examples.plan, self._rows, []
@@ -243,11 +271,12 @@ class Evaluator:
         return tuple(sorted(found, key=lambda e: (order[e.group, e.task], e.id)))
 
     def _completions(
-        self, examples: _Examples, prompt_format: str, params: dict, per_task: int, check: Check
+        self, examples: _Examples, prompt_format: str, params: dict, check: Check
     ) -> tuple[Completion, ...]:
+        e = self.config.evaluation
+        per_task = e.generate_per_task
         if not per_task:
             return ()
-        e = self.config.evaluation
         chosen = [s for k in range(len(self.tasks)) for s in _segments(examples.plan, k)[:per_task]]
         records = [examples.reader.record(s.task, s.record) for s in chosen]
         prompts = [

@@ -9,9 +9,11 @@ from rich.console import Console
 
 from itune.config.run import RunConfig
 from itune.data.manifest import Manifest
+from itune.evaluation.averages import averages, clusters
 from itune.evaluation.console import print_summary
 from itune.evaluation.evaluate import Snapshot
 from itune.evaluation.losses import write_losses
+from itune.evaluation.rank import write_ranked
 from itune.evaluation.report import write_report
 from itune.evaluation.results import Evaluation, pool, write_predictions
 from itune.evaluation.scoring import facts, predictions, reader_notes, score, state_eval
@@ -31,8 +33,8 @@ def finish_run(
     show_text: bool,
     console: Console,
 ) -> Path:
-    """Writes predictions.jsonl, losses.jsonl, worst.jsonl, evaluation.json and report.html; prints the summary; returns
-    the report's path.
+    """Writes predictions.jsonl, losses.jsonl, ranked.jsonl, worst.jsonl, evaluation.json and report.html; prints the
+    summary; returns the report's path.
     """
     states = {"before": before, "before_chat": before.chat, "after": after}
     scored = score(config, states, model_dir, console)
@@ -42,6 +44,8 @@ def finish_run(
         model_dir / "predictions.jsonl", predictions(states, scored), sensitive=sensitive, show_text=show_text
     )
     write_losses(model_dir / "losses.jsonl", before.losses, after.losses)
+    if after.ranked:
+        write_ranked(model_dir / "ranked.jsonl", after.ranked, sensitive=sensitive, show_text=show_text)
     write_worst(model_dir / "worst.jsonl", worst, sensitive=sensitive, show_text=show_text)
     evaluation = Evaluation(
         before=evals.get("before"),
@@ -51,6 +55,7 @@ def finish_run(
         notes=reader_notes(folder, manifest, after, scored),
         facts=facts("itune.train"),
         timings=timings,
+        averages=averages(evals["after"], clusters(manifest)),
     )
     evaluation.save(model_dir / "evaluation.json")
     print_summary(evaluation, console)

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import seqio
 
+from itune.data import intervals, registry
 from itune.data import metrics as metrics_lib
-from itune.data import registry
 from itune.errors import UserError
 
 
@@ -104,6 +104,17 @@ def counted_per_example(
     return {name: [row.get(name, math.nan) for row in rows] for name in names}
 
 
+def _intervals(values: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """{"rouge_l/low": ..., "rouge_l/high": ..., "rouge_l/of": examples} of the metrics that are means of `scores`."""
+    out = {}
+    for name, found in scores.items():
+        mean = sum(found) / len(found) if found else math.nan
+        if math.isclose(values.get(name, math.nan), mean, abs_tol=1e-6):  # a sum over a sum is another thing
+            told = intervals.summarise([{name: (score / 100.0, 1.0)} for score in found])
+            out |= {key: value for key, value in told.items() if key != name}
+    return out
+
+
 def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -> dict[str, Any]:
     """One task's answer: {"metrics", "per_example", "errors", "notes"}. Raises whatever its postprocess_fn raises."""
     targets: list[str] = request["targets"]
@@ -121,7 +132,6 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
             raise ValueError(f"{len(texts)} predictions {state!r} for {len(targets)} targets")
         outputs = [task.postprocess_fn(t, example=e, is_target=False) for t, e in zip(texts, examples, strict=True)]
         values, failures = score_state(task.predict_metric_fns, references, outputs)
-        answer["metrics"][state] = values
         answer["errors"] += [f"{function}: {describe(error, sensitive)}" for function, error in failures]
         failed = {function for function, _ in failures}
         answer["per_example"][state] = {
@@ -129,6 +139,8 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
             for name, scorer in per_example_scorers(task).items()
             if name not in failed
         }
+        values |= _intervals(values, answer["per_example"][state])
+        answer["metrics"][state] = values
         sound = [f for f in task.predict_metric_fns if getattr(f, "__name__", "") not in failed]
         answer["per_example"][state] |= counted_per_example(sound, references, outputs)
     answer["errors"] = list(dict.fromkeys(answer["errors"]))  # a metric fails alike in every state

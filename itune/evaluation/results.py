@@ -20,8 +20,11 @@ GROUPS = ("held_in", "held_out")
 STATES = ("before", "before_chat", "after")
 TEXT_FIELDS = ("prompt", "target", "before", "before_chat", "after")
 
+# Of options by their likelihood: see itune.evaluation.rank.
+RANK_METRICS = ("rank_accuracy", "rank_accuracy_norm", "rank_accuracy_unconditional", "rank_accuracy_calibrated")
+
 # itune's own: 0..100, more is better. Of a foreign metric neither range nor direction is known.
-KNOWN_METRICS = frozenset(METRICS)
+KNOWN_METRICS = frozenset({*METRICS, *RANK_METRICS, "rank_macro_f1"})
 
 # What itune.data.intervals says beside a value: the ends of its interval, and of how many it is.
 INTERVAL = ("/low", "/high", "/of")
@@ -91,6 +94,7 @@ class Evaluation:
     """evaluation.json. A run that was cut short has `after`, or everything, missing.
 
     notes: sentences for the reader. facts: {label: text} about the run. timings: {part of the run: seconds}.
+    averages: over tasks, of the state `after`; see itune.evaluation.averages.
     """
 
     before: Eval | None = None
@@ -100,6 +104,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    averages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def state(self, name: str) -> Eval | None:
         return {"before": self.before, "before_chat": self.before_chat, "after": self.after}[name]
@@ -139,6 +144,7 @@ class Evaluation:
             notes=tuple(raw.get("notes") or ()),
             facts={str(k): str(v) for k, v in (raw.get("facts") or {}).items()},
             timings={str(k): v for k, v in (raw.get("timings") or {}).items() if number(v) is not None},
+            averages=raw.get("averages") or {},
         )
 
 

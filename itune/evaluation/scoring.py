@@ -17,6 +17,7 @@ from itune.data.manifest import Manifest
 from itune.errors import UserError
 from itune.evaluation import metrics_client
 from itune.evaluation.evaluate import Completion, Snapshot
+from itune.evaluation.rank import rank_metrics
 from itune.evaluation.results import Eval, Prediction, notes_from_source, summarise
 from itune.terminal import say
 
@@ -73,8 +74,10 @@ def metric_notes(scored: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def state_eval(name: str, snapshot: Snapshot, scored: dict[str, Any]) -> Eval:
-    """The state called `name`: losses from its snapshot, metrics from what `score` answered."""
-    metrics = {task: values["metrics"].get(name, {}) for task, values in scored["tasks"].items()}
+    """The state called `name`: losses and ranked options from its snapshot, metrics from what `score` answered."""
+    metrics = {task: dict(values["metrics"].get(name, {})) for task, values in scored["tasks"].items()}
+    for task in dict.fromkeys(r.task for r in snapshot.ranked):
+        metrics.setdefault(task, {}).update(rank_metrics([r for r in snapshot.ranked if r.task == task]))
     generated = {task: len(_of(snapshot, task)) for task in scored["tasks"]}
     return summarise(snapshot.losses, metrics, generated)
 

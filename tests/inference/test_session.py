@@ -231,3 +231,28 @@ def test_help_loads_nothing(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "--step" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_any_model_is_measured_on_any_mixture(run, small_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(small_run.folder)
+    lengths = ["--gin.DataConfig.row_length=128", '--gin.TASK_FEATURE_LENGTHS={"inputs": 40, "targets": 16}']
+    common = ["--mixture=toy/echo", "--module_import=toy_tasks", "--gin.EvalConfig.rank_per_task=6", *lengths]
+    found = {}
+    for name, model in (("tuned", run), ("base", small_run.model)):
+        words = [f"--model={model}", f"--workdir={tmp_path / name}", "--format=json", *common]
+        assert evaluate.main(words) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+        assert json.loads((tmp_path / name / "evaluation.json").read_text()) == found[name]
+    base, tuned = (found[name]["after"]["held_in"]["toy/echo"] for name in ("base", "tuned"))
+    assert tuned["loss"] != base["loss"] and tuned["metrics"]["rank_chance"] == 25.0
+    assert found["tuned"]["step"] == 2 and found["base"]["step"] is None
+    (first, *_) = found["base"]["ranked"]
+    # The scores are those of the scorer that transformers' agree with: once more, by hand.
+    loaded = session.load(str(small_run.model), prompt_format="plain")
+    prompt = loaded.encode("say " + first["options"][first["target"]])
+    replies = [[*loaded.tokenizer.encode(option), loaded.tokenizer.eos_id] for option in first["options"]]
+    scores = [s.logprob for s in loaded.scorer(4).score([(prompt, reply) for reply in replies])]
+    np.testing.assert_allclose(first["logprob"], scores, atol=1e-3)
+    assert found["base"]["averages"]["held_in"]["all tasks"]["loss"] == {"mean": base["loss"], "tasks": 1}
+    with pytest.raises(UserError, match="--adapter goes with --mixture or --gin_file"):
+        evaluate.main([f"--model={run}", "--adapter=x"])
