@@ -17,7 +17,9 @@ def main(argv: Sequence[str]) -> int:
 
     # JAX loads here: a slip on the command line has been reported by now.
     from itune.studies.budget import dry_run
-    from itune.studies.runner import run_study, say_proposal
+    from itune.studies.runner import Part, run_study, say_proposal
+
+    part = Part.read(flags.part)
 
     if flags.dry_run:
         dry_run(study)
@@ -25,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.propose:
         say_proposal(study)
         return 0
-    return run_study(study)
+    return run_study(study, part)
 
 
 def _parser() -> cli.Parser:
@@ -34,6 +36,12 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m itune.ablate", description=about, example=example)
     cli.add_config_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the arms, what they differ in, and what is done")
+    parser.add_argument(
+        "--part",
+        default="0/1",
+        metavar="I/N",
+        help="one of N processes that share DIR: every N-th run from the I-th",
+    )
     parser.add_argument("--propose", action="store_true", help="which mixture next, by the runs that are done")
     return parser
 

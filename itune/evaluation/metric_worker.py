@@ -106,7 +106,7 @@ def counted_per_example(
 
 def _intervals(values: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """{"rouge_l/low": ..., "rouge_l/high": ..., "rouge_l/of": examples} of the metrics that are means of `scores`."""
-    out = {}
+    out: dict[str, float] = {}
     for name, found in scores.items():
         mean = sum(found) / len(found) if found else math.nan
         if math.isclose(values.get(name, math.nan), mean, abs_tol=1e-6):  # a sum over a sum is another thing

@@ -57,7 +57,8 @@ class Ranked:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Ranked:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

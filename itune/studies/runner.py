@@ -43,8 +43,24 @@ def runs(study: Study) -> Iterator[tuple[Arm, int, RunConfig]]:
             yield arm, seed, arm.run(study.folder, seed)
 
 
-def run_study(study: Study) -> int:
-    """Runs what has not been run; writes study.json and the answers. Returns the exit code.
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Of so many processes that share a study's folder, the one of this index: it takes every count-th run."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def read(cls, text: str) -> Part:
+        """ "3/8" is the fourth of eight. Raises: UserError."""
+        index, _, count = text.partition("/")
+        if index.isdecimal() and count.isdecimal() and int(index) < int(count):
+            return cls(int(index), int(count))
+        raise UserError(f"--part={text}: must be INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
+
+
+def run_study(study: Study, part: Part = Part()) -> int:
+    """Runs what has not been run, of `part`; writes study.json and the answers. Returns the exit code.
 
     0: every run is done; 3: some diverged, and are marked so; a signal's own code where one stopped it: the same
     command goes on. Raises: UserError, of an arm's own run too, which it names.
@@ -53,8 +69,8 @@ def run_study(study: Study) -> int:
     study.folder.mkdir(parents=True, exist_ok=True)
     study, found, weights = equalise(study, lambda line: say(console, line))
     _record(study, found, weights)
-    every = list(runs(study))
-    for number, (arm, seed, config) in enumerate(every, 1):
+    every = list(enumerate(runs(study), 1))
+    for number, (arm, seed, config) in every[part.index :: part.count]:
         folder = Path(config.model_dir)
         state = state_of(folder)
         say(console, f"study: run {number} of {len(every)}: {arm.name}, seed {seed}: {state}", "bold")

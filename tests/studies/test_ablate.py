@@ -124,3 +124,21 @@ def test_an_arm_may_have_the_bases_tokens_in_other_steps(studied: Studied) -> No
         assert arm["steps"] != 20 and abs(arm[unit] - base[unit]) <= step, (unit, found)
     found = planned("steps")
     assert found["without toy/echo"]["steps"] == 20
+
+
+def test_processes_share_a_study(studied: Studied) -> None:
+    """Two at once, as a Slurm array or a JobSet starts them; each takes its runs, the last one writes all answers."""
+    out = studied.folder / "shared"
+    command = [sys.executable, "-m", "itune.ablate", f"--gin_file={studied.study}", f"--workdir={out}"]
+    settings = {"cwd": studied.folder, "env": studied.environment(), "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([*command, f"--part={n}/2"], **settings) for n in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert sorted(
+        line.partition(" of ")[0][-1] for text in said for line in text.splitlines() if "run " in line[:11]
+    ) == [*"1234"]
+    assert len(list(out.glob("runs/*/*/losses.jsonl"))) == 4
+    done = subprocess.run(command, **settings, check=False)
+    assert done.returncode == 0 and done.stderr.count(": done") == 4
+    wrong = subprocess.run([*command, "--part=2/2"], **settings, check=False)
+    assert wrong.returncode == 2 and "--part=2/2: must be INDEX/COUNT" in wrong.stderr
