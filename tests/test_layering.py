@@ -65,7 +65,7 @@ MAY_IMPORT_SEQIO = {
     "itune.data.prepare_rows",
     "itune.data.library.tasks",
     *(f"itune.data.collections.{name}" for name in ("alpaca_kin", "flan", "instructions", "medical")),
-    *(f"itune.data.collections.{name}" for name in ("open_assistant", "pmc_llama")),
+    *(f"itune.data.collections.{name}" for name in ("open_assistant", "pmc_llama", "suites")),
     "itune.evaluation.metric_worker",
 }
 TASKS_MAY_IMPORT = {"itune", "tasks", "numpy", "yaml"} | set(sys.stdlib_module_names)
