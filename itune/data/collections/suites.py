@@ -77,7 +77,8 @@ def bbh_tasks(folder: str | Path, *, name: str = "bbh") -> list[str]:
     the owners' three exemplars, the first without their reasoning. Raises: as `mmlu_tasks`.
     """
     folder = Path(folder).expanduser()
-    direct, reasoned = [], []
+    direct: list[str] = []
+    reasoned: list[str] = []
     for path in sorted((folder / "bbh").glob("*.json")):
         prompt = folder / "cot-prompts" / f"{path.stem}.txt"
         for cot, names in ((False, direct), (True, reasoned)):
