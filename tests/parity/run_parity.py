@@ -41,6 +41,7 @@ from tests.parity import (  # noqa: E402
     our_families,
     our_gemma,
     our_likelihoods,
+    our_metrics,
     our_sampling,
     ours,
     tiny,
@@ -192,6 +193,13 @@ def continuations(folder: Path, refs: Path) -> str:
     return f"{len(rows)} of {MODEL}, {len(likelihoods.pairs())} of each of {', '.join(likelihoods.NAMES)}"
 
 
+def metrics(_: Path, refs: Path) -> str:
+    """Metrics of texts by rouge-score, sacrebleu and scikit-learn."""
+    theirs = json.loads((refs / "metrics.json").read_text())
+    require(not (faults := our_metrics.faults(theirs)), "; ".join(faults))
+    return f"{', '.join(theirs)} equal"
+
+
 def adapters(_: Path, refs: Path) -> str:
     """Forward, gradients, merging and LoRA+ steps of peft's own folders."""
     largest = 0.0
@@ -250,6 +258,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "families": family_models,
     "sampling": sampling,
     "continuations": continuations,
+    "metrics": metrics,
     "adapters": adapters,
     "gemma 3": gemma3,
     "goldens": goldens,
