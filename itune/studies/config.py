@@ -26,6 +26,8 @@ class StudyConfig:
       held_equal: what the arms have alike with the base: "steps", or of what is trained on "tokens",
         "supervised_tokens" or "examples", for which an arm's steps are set. What was not equal is printed.
       endpoint: whose loss is the question, "held_out" or "held_in".
+      together: at most so many runs of one shape (base, adapters, lengths, batch, steps) train in one step, their
+        adapters side by side; 1 is one run after the other. Memory grows with it.
       tasks_sampled: whether conclusions are to hold for tasks like those evaluated, not for these only.
     """
 
@@ -38,6 +40,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     held_equal: str = "steps"
     endpoint: str = "held_out"
+    together: int = 1
     tasks_sampled: bool = False
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class StudyConfig:
                 raise ValueError(f"StudyConfig.{name}={getattr(self, name)!r} must be one of {options}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"StudyConfig.seeds={self.seeds} must be different numbers, at least one")
+        if self.together < 1:
+            raise ValueError(f"StudyConfig.together={self.together} must be at least 1")
         if self.random_mixtures < 0:
             raise ValueError(f"StudyConfig.random_mixtures={self.random_mixtures} must not be negative")
         if self.random_mixtures and not self.mix:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from itune.studies.outcomes import (
     DONE,
     FAILED_MARK,
     LOSSES,
+    MISSING,
     answers,
     outcomes,
     rows,
@@ -32,6 +34,7 @@ from itune.studies.propose import write_proposal
 from itune.studies.report import write_report
 from itune.terminal import say
 from itune.training.loop import EXIT_NONFINITE, train
+from itune.training.stacked import shape_of, train_together
 
 EXIT_DIVERGED = 3
 
@@ -69,22 +72,56 @@ def run_study(study: Study, part: Part = Part()) -> int:
     study.folder.mkdir(parents=True, exist_ok=True)
     study, found, weights = equalise(study, lambda line: say(console, line))
     _record(study, found, weights)
-    every = list(enumerate(runs(study), 1))
-    for number, (arm, seed, config) in every[part.index :: part.count]:
-        folder = Path(config.model_dir)
-        state = state_of(folder)
-        say(console, f"study: run {number} of {len(every)}: {arm.name}, seed {seed}: {state}", "bold")
-        if state in (DONE, DIVERGED):
-            continue
-        try:
-            code = train(config, before=study.folder / "before")
-        except UserError as error:
-            raise UserError(f"arm {arm.name!r}, seed {seed}: {error}") from None
-        if code == EXIT_NONFINITE:
-            write_text(folder / FAILED_MARK, "a loss or a gradient was not finite; delete this file to try again\n")
-        elif code:
+    every = list(runs(study))
+    mine = [(number, *run) for number, run in enumerate(every, 1)][part.index :: part.count]
+    for group in grouped(mine, study.config.together):
+        for number, arm, seed, config in group:
+            state = state_of(Path(config.model_dir))
+            say(console, f"study: run {number} of {len(every)}: {arm.name}, seed {seed}: {state}", "bold")
+        if code := _run_group(study, group):
             return code
     return finish(study, console)
+
+
+Numbered = tuple[int, Arm, int, RunConfig]  # the run's number, from 1, its arm, seed and configuration
+
+
+def grouped(numbered: Sequence[Numbered], together: int) -> Iterator[list[Numbered]]:
+    """Each run with the next ones that may share its step, up to `together`; one that is done or begun is alone."""
+    left = list(numbered)
+    while left:
+        first, *left = left
+        group, shape = [first], _open_shape(first[3]) if together > 1 else None
+        if shape is not None:
+            group += [run for run in left if _open_shape(run[3]) == shape][: together - 1]
+            left = [run for run in left if run not in group]
+        yield group
+
+
+def _open_shape(config: RunConfig) -> Any:
+    folder = Path(config.model_dir)
+    begun = state_of(folder) != MISSING or (folder / "checkpoints").is_dir()
+    return None if begun else shape_of(config)
+
+
+def _run_group(study: Study, group: Sequence[Numbered]) -> int:
+    """0, or the exit code of a signal. A run that diverges is marked. Raises: UserError, which says whose."""
+    left = [run for run in group if state_of(Path(run[3].model_dir)) not in (DONE, DIVERGED)]
+    if not left:
+        return 0
+    try:
+        if len(left) == 1:
+            codes = [train(left[0][3], before=study.folder / "before")]
+        else:
+            codes = train_together([run[3] for run in left], before=study.folder / "before")
+    except UserError as error:
+        who = "; ".join(f"arm {arm.name!r}, seed {seed}" for _, arm, seed, _ in left)
+        raise UserError(f"{who}: {error}") from None
+    for (_, _, _, config), code in zip(left, codes, strict=True):
+        if code == EXIT_NONFINITE:
+            mark = Path(config.model_dir) / FAILED_MARK
+            write_text(mark, "a loss or a gradient was not finite; delete this file to try again\n")
+    return next((code for code in codes if code not in (0, EXIT_NONFINITE)), 0)
 
 
 def finish(study: Study, console: Console) -> int:

@@ -78,17 +78,67 @@ def _run(
     console: Console,
     stop: StopRequest,
 ) -> int:
-    start_of_run = time.perf_counter()
     if not resume:
         set_aside(model_dir, console)
+    run = start_run(config, shared, console, stop, allow_remote_tracker=allow_remote_tracker)
+    try:
+        batches = run.batches(int(run.state.step))
+        state, code = timed(run.timings, "training", lambda: run.steps.run(run.state, batches, run.interval))
+    finally:
+        run.checkpoints.close()
+    return end_run(run, state, code, show_text=show_text)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Started:
+    """A run that is ready for its first step, or for the one that it stopped before.
+
+    interval: of the restored checkpoint.  timings: {part of the run: seconds}.
+    """
+
+    config: RunConfig
+    data: DataSide
+    model: ModelSide
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    console: Console
+    stop: StopRequest
+    before: Snapshot
+    state: TrainState
+    interval: dict | None
+    timings: dict[str, float]
+
+    @property
+    def steps(self) -> TrainingSteps:
+        parts = (self.config, self.data, self.model, self.evaluator, self.checkpoints, self.writer)
+        return TrainingSteps(*parts, self.console, self.stop)
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """From that of `step` on."""
+        size, norm = self.config.train.batch_size, self.config.train.loss_norm
+        return feed(self.data.plan, self.data.reader, batch_size=size, start_row=step * size, loss_norm=norm)
+
+
+def start_run(
+    config: RunConfig,
+    shared: Path | None,
+    console: Console,
+    stop: StopRequest,
+    *,
+    allow_remote_tracker: bool = False,
+    model_of: Callable[[RunConfig, DataSide], ModelSide] = model_side,
+) -> Started:
+    """Everything before the first step, the evaluation included. shared: `train`'s `before`."""
+    start, model_dir = time.perf_counter(), Path(config.model_dir)
     check_same_run(config, model_dir)
     data = data_side(config, lambda line: say(console, line))
     look_over(config, data, lambda line: say(console, line, "yellow"))
     stop.check()
     record_run(config, model_dir, data, console)
-    timings = {"weights and data": time.perf_counter() - start_of_run}
+    timings = {"weights and data": time.perf_counter() - start}
 
-    model = model_side(config, data)
+    model = model_of(config, data)
     evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
     checkpoints = Checkpoints(model_dir, config.checkpoint)
     state = model.initial_state(config.seed)
@@ -104,34 +154,45 @@ def _run(
         allow_remote=allow_remote_tracker,
         run_config=dataclasses.asdict(config),
     )
-
     evaluate_before = lambda: _before(evaluator, model, state, model_dir, shared, console, stop, writer)  # noqa: E731
-    before = timed(timings, "evaluation before", evaluate_before)
-    try:
-        size, norm = config.train.batch_size, config.train.loss_norm
-        batches = feed(data.plan, data.reader, batch_size=size, start_row=int(state.step) * size, loss_norm=norm)
-        steps = TrainingSteps(config, data, model, evaluator, checkpoints, writer, console, stop)
-        state, code = timed(timings, "training", lambda: steps.run(state, batches, meta.get("interval")))
-    finally:
-        checkpoints.close()
+    return Started(
+        config=config,
+        data=data,
+        model=model,
+        evaluator=evaluator,
+        checkpoints=checkpoints,
+        writer=writer,
+        console=console,
+        stop=stop,
+        before=timed(timings, "evaluation before", evaluate_before),
+        state=state,
+        interval=meta.get("interval"),
+        timings=timings,
+    )
+
+
+def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = False) -> int:
+    """Everything after the last step that was made; returns the exit code. code: why there is no more to do, or 0."""
+    config, data, console, model_dir = run.config, run.data, run.console, Path(run.config.model_dir)
     proportions = record_proportions(config, model_dir, data, int(state.step))
     if code:
-        writer.close()
+        run.writer.close()
         return code
 
     print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
     say(console, "Evaluating after training ...")
-    after = timed(timings, "evaluation after", lambda: evaluator.snapshot(model.all_params(state), stop.check))
-    writer.write({"step": int(state.step), "eval": after.loss_lines()})
-    writer.close()
+    measure = lambda: run.evaluator.snapshot(run.model.all_params(state), run.stop.check)  # noqa: E731
+    after = timed(run.timings, "evaluation after", measure)
+    run.writer.write({"step": int(state.step), "eval": after.loss_lines()})
+    run.writer.close()
     report = finish_run(
         config,
         data.manifest,
         data.folder,
-        before,
+        run.before,
         after,
-        evaluator.worst(after, before),
-        timings,
+        run.evaluator.worst(after, run.before),
+        run.timings,
         model_dir,
         show_text=show_text,
         console=console,
@@ -170,7 +231,7 @@ class TrainingSteps:
                 if not self.console.is_terminal and step and step % max(1, total // 20) == 0:
                     say(self.console, f"step {step}/{total}  {reader.status}")  # a log shows no bar
                 self.checkpoints.poll()
-                problem = problem or self._between(state, reader)
+                problem = problem or (self.between(state, reader) if self.due(reader.newest) else None)
                 if problem and self.config.train.on_nonfinite == "stop":
                     say(self.console, f"itune: error: {problem}", "red")
                     return state, EXIT_NONFINITE
@@ -179,21 +240,31 @@ class TrainingSteps:
                 if self.stop.exit_code is not None:
                     break
             bar.update(line, completed=int(state.step), status=reader.status)
-        # A signal that came while the last step was being evaluated found nothing saved.
+        self.finish(state, reader)
+        return state, (self.stop.exit_code or 0) if int(state.step) < total else 0
+
+    def finish(self, state: TrainState, reader: MetricsReader) -> None:
+        """After the last step: a signal that came while it was being evaluated found nothing saved."""
         if self.stop.exit_code is not None and self._saved != int(state.step) and not reader.flush():
             self.save(state, reader)
         self.checkpoints.finish()
-        return state, (self.stop.exit_code or 0) if int(state.step) < total else 0
 
-    def _between(self, state: TrainState, reader: MetricsReader) -> str | None:
-        """Between steps: evaluates and saves if either is due. A step that went wrong is not saved but returned."""
-        c, total = self.config, self.config.train.steps
-        done = reader.newest
+    def due(self, done: int) -> bool:
+        """Whether there is something to do between steps, of which `done` are dispatched."""
+        return self._saves(done) or self._evaluates(done)
+
+    def _saves(self, done: int) -> bool:
         stopping = self.stop.exit_code is not None
-        save = _every(c.checkpoint.every, done) or done == total or stopping
-        evaluate = _every(c.evaluation.every, done) and done < total and not stopping
-        if not (save or evaluate):
-            return None
+        return _every(self.config.checkpoint.every, done) or done == self.config.train.steps or stopping
+
+    def _evaluates(self, done: int) -> bool:
+        going_on = done < self.config.train.steps and self.stop.exit_code is None
+        return _every(self.config.evaluation.every, done) and going_on
+
+    def between(self, state: TrainState, reader: MetricsReader) -> str | None:
+        """Between steps: evaluates and saves if either is due. A step that went wrong is not saved but returned."""
+        c, done = self.config, reader.newest
+        save, evaluate = self._saves(done), self._evaluates(done)
         problem = reader.flush()
         if problem and c.train.on_nonfinite == "stop":
             return problem

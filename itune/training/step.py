@@ -124,8 +124,7 @@ def row_keys(key, step, row_ids_B2):
 def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSettings) -> Callable:
     """`train_step(state, frozen, batch, hparams, key) -> (state, StepMetrics)`, to be jitted with `state` donated.
 
-    hparams: {"learning_rate": scalar}.
-    A non-finite loss or gradient leaves the state as it was, its step counter excepted.
+    hparams: {"learning_rate": scalar}.  A non-finite loss or gradient: see `updated`.
     """
 
     # B starts at zero: without a gradient it stays there, and the layer stays as it is.
@@ -157,25 +156,35 @@ def make_train_step(spec: ModelSpec, optimizer: Optimizer, settings: StepSetting
     def train_step(state: TrainState, frozen: Params, batch: Batch, hparams: dict, key):
         total, nll_BT, grads = gradients(state.params, frozen, batch, key, state.step)
         weight = batch.loss_weights.sum()
-        grads = {path: g / jnp.maximum(weight, 1e-9) for path, g in grads.items()}
-        grads = {path: g if masks[path] is None else g * masks[path] for path, g in grads.items()}
-        grads, grad_norm = clip(grads, optimizer.clip_norm)
-        finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
-        params, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams["learning_rate"])
-        # Inside jit: buffers are donated and the loop reads metrics a step late, so afterwards there is no way back.
-        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-        new = TrainState(
-            jax.tree.map(keep, params, state.params), jax.tree.map(keep, opt_state, state.opt_state), state.step + 1
-        )
-        return new, step_metrics(batch, total, weight, nll_BT, grad_norm, finite)
-
-    def step_metrics(batch, total, weight, nll_BT, grad_norm, finite):
-        task_nll, task_tokens = sums_by_task(nll_BT, batch.loss_weights, batch.loss_task, settings.num_tasks)
-        example_nll, example_tokens = _by_example(batch, nll_BT, settings.num_segments)
-        tokens = (batch.segment_ids > 0).sum()
-        return StepMetrics(total, weight, task_nll, task_tokens, example_nll, example_tokens, tokens, grad_norm, finite)
+        new, grad_norm, finite = updated(optimizer, masks, state, grads, total, weight, hparams["learning_rate"])
+        return new, step_metrics(settings, batch, total, weight, nll_BT, grad_norm, finite)
 
     return train_step
+
+
+def updated(optimizer: Optimizer, masks: dict, state: TrainState, grads: Params, total, weight, rate):
+    """(the next state, the gradients' norm, whether all was finite), of gradients that are sums of weight `weight`.
+
+    masks: see `layer_mask`.  A non-finite loss or gradient leaves the state as it was, its step counter excepted.
+    """
+    grads = {path: g / jnp.maximum(weight, 1e-9) for path, g in grads.items()}
+    grads = {path: g if masks[path] is None else g * masks[path] for path, g in grads.items()}
+    grads, grad_norm = clip(grads, optimizer.clip_norm)
+    finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
+    params, opt_state = optimizer.update(grads, state.opt_state, state.params, rate)
+    # Inside jit: buffers are donated and the loop reads metrics a step late, so afterwards there is no way back.
+    keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+    new = TrainState(
+        jax.tree.map(keep, params, state.params), jax.tree.map(keep, opt_state, state.opt_state), state.step + 1
+    )
+    return new, grad_norm, finite
+
+
+def step_metrics(settings: StepSettings, batch: Batch, total, weight, nll_BT, grad_norm, finite) -> StepMetrics:
+    task_nll, task_tokens = sums_by_task(nll_BT, batch.loss_weights, batch.loss_task, settings.num_tasks)
+    example_nll, example_tokens = _by_example(batch, nll_BT, settings.num_segments)
+    tokens = (batch.segment_ids > 0).sum()
+    return StepMetrics(total, weight, task_nll, task_tokens, example_nll, example_tokens, tokens, grad_norm, finite)
 
 
 def make_eval_step(spec: ModelSpec, num_segments: int, compute: Compute) -> Callable:

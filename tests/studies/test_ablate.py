@@ -150,3 +150,29 @@ def test_processes_share_a_study(studied: Studied) -> None:
     assert done.returncode == 0 and done.stderr.count(": done") == 4
     wrong = subprocess.run([*command, "--part=2/2"], **settings, check=False)
     assert wrong.returncode == 2 and "--part=2/2: must be INDEX/COUNT" in wrong.stderr
+
+
+def losses(study: Path) -> dict[tuple[str, str, str], float]:
+    with open(study / "results.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "run"]
+    return {(row["arm"], row["seed"], row["task"]): float(row["loss"]) for row in rows}
+
+
+def test_runs_of_one_shape_train_in_one_step(studied: Studied) -> None:
+    """As each trains alone; one that was lost runs alone, and what another shape has is apart."""
+    axes = "--gin.StudyConfig.axes={'LearningRateConfig.peak': ('1e-4',), 'LoRAConfig.rank': ('2',)}"
+    done = studied.ablate("--workdir=together", "--gin.StudyConfig.together=3", axes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = studied.folder / "together"
+    assert len(list(out.glob("runs/*/*/losses.jsonl"))) == 8 and "2 runs" in done.stderr
+    with open(out / "results.csv") as file:
+        mine = {(r["arm"], r["seed"], r["task"]): float(r["loss"]) for r in csv.DictReader(file) if r["kind"] == "run"}
+    with open(studied.folder / "out" / "results.csv") as file:
+        theirs = {
+            (r["arm"], r["seed"], r["task"]): float(r["loss"]) for r in csv.DictReader(file) if r["kind"] == "run"
+        }
+    assert {key: mine[key] for key in theirs} == {key: pytest.approx(value, abs=1e-4) for key, value in theirs.items()}
+    (lost, *_) = out.glob("runs/*/seed-1/losses.jsonl")
+    lost.unlink()
+    again = studied.ablate("--workdir=together", "--gin.StudyConfig.together=3", axes)
+    assert again.returncode == 0 and lost.is_file() and again.stderr.count(": done") == 7

@@ -1,0 +1,113 @@
+"""Runs that share a step are what each is alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from itune.config.load import load_run
+from itune.errors import UserError
+from itune.inference.opening import read_checkpoint
+from itune.training.stacked import shape_of, train_together
+from tests.world import World
+
+STEPS = 20
+RUN = """
+import dataclasses, json, sys
+from pathlib import Path
+from itune.config.load import load_run
+from itune.training.loop import train
+from itune.training.stacked import train_together
+
+recipe, out, kind = sys.argv[1:]
+said = ["TRAIN_STEPS=20", "EvalConfig.generate_per_task=0", "EvalConfig.chat_baseline=False", "DROPOUT_RATE=0.1",
+        "CheckpointConfig.every=10", "LearningRateConfig.peak=1e-2"]
+arms = {"first": [], "seed": ["RunConfig.seed=7"], "mixture": ["DataConfig.rate_factors={'toy/echo': 0.0}"],
+        "rate": ["LearningRateConfig.peak=1e-3"]}
+configs = [
+    load_run([recipe], [*(s for s in said if not any(a.split("=")[0] == s.split("=")[0] for a in more)), *more],
+             model_dir=f"{out}/{kind}/{name}")
+    for name, more in arms.items()
+]
+codes = [train(c) for c in configs] if kind == "alone" else train_together(configs, before=Path(out) / "before")
+print(json.dumps(codes))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """out/alone/<arm> and out/together/<arm>, of the same configurations."""
+    world = World(tmp_path_factory.mktemp("stacked"))
+    for kind in ("alone", "together"):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(RUN), str(world.recipe), str(world.folder), kind],
+            cwd=world.folder,
+            env=world.environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1]) == [0] * 4, done.stderr[-3000:]
+    return world.folder
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("arm", ["first", "seed", "mixture", "rate"])
+def test_each_run_is_what_it_is_alone(trained: Path, arm: str) -> None:
+    alone, together = trained / "alone" / arm, trained / "together" / arm
+    one, other = read_checkpoint(alone, None), read_checkpoint(together, None)
+    assert one.step == other.step == STEPS and one.params.keys() == other.params.keys()
+    for path, array in one.params.items():
+        assert array.shape == other.params[path].shape
+        np.testing.assert_allclose(other.params[path], array, atol=1e-5, err_msg=path)
+    assert max(np.abs(a).max() for p, a in one.params.items() if p.endswith("lora_b")) > 1e-3, "it has learnt"
+    steps = [[line for line in lines(run) if "loss" in line] for run in (alone, together)]
+    assert [line["step"] for line in steps[0]] == [line["step"] for line in steps[1]] == list(range(1, STEPS + 1))
+    for a, b in zip(*steps, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5) and b["grad_norm"] == pytest.approx(
+            a["grad_norm"], rel=1e-4
+        )
+        assert b["task_tokens"] == a["task_tokens"] and b["task_loss"] == pytest.approx(a["task_loss"], abs=1e-4)
+    ends = [json.loads((run / "evaluation.json").read_text())["after"] for run in (alone, together)]
+    assert ends[1]["held_in"]["toy/add"]["loss"] == pytest.approx(ends[0]["held_in"]["toy/add"]["loss"], abs=1e-5)
+    assert (together / "report.html").is_file() and (together / "losses.jsonl").is_file()
+
+
+def test_the_arms_differ(trained: Path) -> None:
+    found = {
+        arm: read_checkpoint(trained / "together" / arm, None).params for arm in ("first", "seed", "mixture", "rate")
+    }
+    for arm in ("seed", "mixture", "rate"):
+        assert max(np.abs(a - found["first"][path]).max() for path, a in found[arm].items()) > 1e-3
+    kept = read_checkpoint(trained / "together" / "seed", "10")
+    alone = read_checkpoint(trained / "alone" / "seed", "10")
+    for path, array in alone.params.items():
+        np.testing.assert_allclose(kept.params[path], array, atol=1e-5)
+
+
+def test_which_runs_may_share_a_step(trained: Path) -> None:
+    load = lambda *said: load_run([trained / "toy.gin"], said, model_dir="x")  # noqa: E731
+    base = shape_of(load())
+    alike = (
+        "RunConfig.seed=3",
+        "LearningRateConfig.peak=1.0",
+        "DataConfig.rates={'toy/add': 5.0}",
+        "DataConfig.window=4",
+    )
+    assert all(shape_of(load(said)) == base for said in alike) and base is not None
+    others = ("LoRAConfig.rank=2", "TRAIN_STEPS=9", "BATCH_SIZE=4", "DataConfig.row_length=256")
+    assert all(shape_of(load(said)) not in (base, None) for said in others)
+    alone = ("LoRAConfig.train=('final_norm/scale',)", "LoRAConfig.dora=True", "TrainConfig.z_loss=0.1")
+    assert all(shape_of(load(said)) is None for said in alone)
+    two = [dataclasses.replace(load(), model_dir="x"), dataclasses.replace(load("TRAIN_STEPS=9"), model_dir="y")]
+    with pytest.raises(UserError, match="can't share a step"):
+        train_together(two)
