@@ -33,6 +33,7 @@ from tests.parity import (  # noqa: E402
     make_adapters,
     make_chat,
     make_families,
+    make_harness,
     make_likelihoods,
     make_sampling,
     make_t5,
@@ -200,6 +201,7 @@ def main() -> None:
     likelihoods = make_likelihoods.tiny(flags.out / "families")
     write_json(flags.out / "likelihoods.json", likelihoods)
     write_json(flags.out / "smollm2_likelihoods.json", make_likelihoods.real(model, declared(tokenizer)))
+    make_harness.write(flags.out / "harness", flags.out / "families", folder)
     np.savez(flags.out / "tiny.npz", **small)
     root = corpus.data_dir()
     if root is not None:

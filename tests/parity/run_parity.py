@@ -35,11 +35,13 @@ from tests.parity import (  # noqa: E402
     corpus,
     families,
     gemma,
+    harness_tasks,
     likelihoods,
     our_adapters,
     our_chats,
     our_families,
     our_gemma,
+    our_harness,
     our_likelihoods,
     our_sampling,
     ours,
@@ -192,6 +194,14 @@ def continuations(folder: Path, refs: Path) -> str:
     return f"{len(rows)} of {MODEL}, {len(likelihoods.pairs())} of each of {', '.join(likelihoods.NAMES)}"
 
 
+def harness(folder: Path, refs: Path) -> str:
+    """lm-evaluation-harness's tasks, by its own `hf` backend and by ours."""
+    count, largest, faults = our_harness.faults(refs / "harness", refs / "families", folder)
+    require(not faults, f"{len(faults)} differ: {faults[:2]}")
+    names = ", ".join(harness_tasks.RUNS)
+    return f"{names}: {count} requests of lm-eval's, at most {largest:.1e} nats apart; texts and metrics equal"
+
+
 def adapters(_: Path, refs: Path) -> str:
     """Forward, gradients, merging and LoRA+ steps of peft's own folders."""
     largest = 0.0
@@ -250,6 +260,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "families": family_models,
     "sampling": sampling,
     "continuations": continuations,
+    "harness": harness,
     "adapters": adapters,
     "gemma 3": gemma3,
     "goldens": goldens,
