@@ -43,15 +43,13 @@ class HarnessLM(TemplateLM):
     ):
         """model, step, adapter: as of `itune.generate`.  batch_size: rows computed together; "auto" is 8.
 
-        max_length, max_gen_toks, seed: see `Answers`.  max_batch_size, device: what lm-eval hands to every model; the
-        device is JAX's own choice.
+        max_length, max_gen_toks, seed: see `Answers`.  max_batch_size, device: lm-eval's command gives them to every
+        model ("cuda:0" unasked); they change nothing here, where JAX chooses the device.
         Raises: UserError.
         """
         super().__init__()
         if isinstance(model, str):
             model = session.load(model, step=None if step is None else str(step), adapter=adapter)
-        if device is not None:
-            raise UserError(f"device={device}: leave it out; JAX takes the best one (JAX_PLATFORMS=cpu is another way)")
         self.name = model.name
         self.batch_size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
         limits = {"max_length": max_length, "max_new_tokens": max_gen_toks}

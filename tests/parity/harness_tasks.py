@@ -60,7 +60,7 @@ TASKS: dict[str, dict[str, Any]] = {
     WORD: {
         "output_type": "loglikelihood",
         "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}",
+        "doc_to_target": " {{answer}}",
         "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
     },
     WRITE: {
