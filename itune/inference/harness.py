@@ -52,8 +52,9 @@ class HarnessLM(TemplateLM):
             model = session.load(model, step=None if step is None else str(step), adapter=adapter)
         self.name = model.name
         self.batch_size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
-        limits = {"max_length": max_length, "max_new_tokens": max_gen_toks}
-        self.answers = Answers(model, batch_size=self.batch_size, seed=seed, **limits)
+        self.answers = Answers(
+            model, batch_size=self.batch_size, max_length=max_length, max_new_tokens=max_gen_toks, seed=seed
+        )
         self.backend = "seq2seq" if self.answers.encoder else "causal"
 
     @property
@@ -131,21 +132,24 @@ def evaluate(
 ) -> str:
     """lm-eval's tables of the results, which `output` has whole, as JSON.
 
-    Raises: UserError for a task, group or tag that there is not.
+    Raises: UserError for a task, group or tag that there is not, or whose data cannot be had.
     """
     manager = TaskManager(include_path=include_path)
     for task in tasks:
         if not (manager.match_tasks([task]) or Path(task).is_file()):
             raise UserError(f"--tasks: lm-eval has no {task!r}.{nearest(task, manager.all_tasks)}")
-    results = simple_evaluate(
-        model=lm,
-        tasks=list(tasks),
-        task_manager=manager,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        apply_chat_template=apply_chat_template,
-        log_samples=False,
-    )
+    try:
+        results = simple_evaluate(
+            model=lm,
+            tasks=list(tasks),
+            task_manager=manager,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            log_samples=False,
+        )
+    except OSError as error:  # no network, or a file that is not there
+        raise UserError(f"--tasks={','.join(tasks)}: their data could not be read: {error}") from error
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(results, indent=1, default=handle_non_serializable, ensure_ascii=False)
