@@ -15,3 +15,4 @@ provide_catalogue(_HERE / "catalogue.json")
 LIBRARY = provide_library(_HERE / "library", derived="tasks.library.derived")
 
 importlib.import_module("tasks.collections").provide_collections()
+importlib.import_module("tasks.suites").provide_suites()

@@ -65,7 +65,7 @@ MAY_IMPORT_SEQIO = {
     "itune.data.prepare_rows",
     "itune.data.library.tasks",
     *(f"itune.data.collections.{name}" for name in ("alpaca_kin", "flan", "instructions", "medical")),
-    *(f"itune.data.collections.{name}" for name in ("open_assistant", "pmc_llama")),
+    *(f"itune.data.collections.{name}" for name in ("open_assistant", "pmc_llama", "suites")),
     "itune.evaluation.metric_worker",
 }
 # Needs lm-eval, an extra that our lock leaves out; its command loads it when all else is well.

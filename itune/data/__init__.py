@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from itune.data.collections.medical import medical_meadow
     from itune.data.collections.open_assistant import open_assistant
     from itune.data.collections.pmc_llama import pmc_llama_instructions
+    from itune.data.collections.suites import bbh_tasks, mgsm_tasks, mmlu_tasks, tydiqa_tasks
     from itune.data.identities import add_alias, canonical
     from itune.data.jinja_templates import JinjaTemplate
     from itune.data.lazy import Summary, load_all, provide, provide_catalogue, provide_module
@@ -82,6 +83,7 @@ _MODULES = {
     "collections.medical": ("medical_meadow",),
     "collections.open_assistant": ("open_assistant",),
     "collections.pmc_llama": ("pmc_llama_instructions",),
+    "collections.suites": ("bbh_tasks", "mgsm_tasks", "mmlu_tasks", "tydiqa_tasks"),
     "identities": ("add_alias", "canonical"),
     "jinja_templates": ("JinjaTemplate",),
     "lazy": ("Summary", "load_all", "provide", "provide_catalogue", "provide_module"),
@@ -125,19 +127,19 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [  # resolved by __getattr__
+__all__ = [
     "CLINICAL_METRICS",
+    "METRICS",
+    "PER_EXAMPLE",
+    "TASKS",
     "HFVocabulary",
     "JinjaTemplate",
     "JsonSource",
-    "METRICS",
     "Niv2Layout",
-    "PER_EXAMPLE",
     "Published",
     "RowSource",
     "StreamedSource",
     "Summary",
-    "TASKS",
     "Table",
     "TaskInfo",
     "Template",
@@ -147,6 +149,7 @@ __all__ = [  # resolved by __getattr__
     "add_mixture",
     "add_task",
     "alpaca_task",
+    "bbh_tasks",
     "bind",
     "canonical",
     "declare",
@@ -160,12 +163,14 @@ __all__ = [  # resolved by __getattr__
     "is_sensitive",
     "load_all",
     "load_declaration",
-    "locate",
     "load_promptsource",
     "load_templates",
+    "locate",
     "mark_unavailable",
     "medical_meadow",
+    "mgsm_tasks",
     "mixture_info",
+    "mmlu_tasks",
     "niv2_tasks",
     "normalise",
     "oasst_task",
@@ -195,6 +200,7 @@ __all__ = [  # resolved by __getattr__
     "strictest",
     "terms_of",
     "text_key",
+    "tydiqa_tasks",
     "unnatural_instructions",
     "user_oriented",
     "write_turns",

@@ -127,7 +127,7 @@ def section_scores(target: Target, prediction: str) -> Counts:
     """
     names = headers(text_of(target))
     want, got = sections(text_of(target), names), sections(prediction, names)
-    scores = [metrics_lib._rouge_l(text, got[name]) / 100 for name, text in want.items() if name in got]
+    scores = [metrics_lib.PER_EXAMPLE["rouge_l"](text, got[name]) / 100 for name, text in want.items() if name in got]
     return {
         "sections/coverage": (len(got.keys() & want.keys()), len(want)),
         "sections/rouge_l": (sum(scores), len(want)),

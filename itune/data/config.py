@@ -40,6 +40,8 @@ class DataConfig:
       curriculum: stages before these rates hold, each (until this many examples are drawn, rates that replace them):
         ((20_000, {"*": 0.0, "sums": 1.0}),).
       max_epochs: stop drawing from a task after this many epochs; 0 means no limit.
+      max_tasks: train on so many of the mixture's tasks, chosen by their names' hashes, so that fewer are a subset of
+        more; 0 means all. max_clusters: the same of whole clusters.
       max_examples: train on at most so many examples of each task, chosen by key; 0 means all. It limits which are
         drawn, not how often the task is: that is its rate.
       task_epochs: other limits for some tasks, by name or pattern: {"sums": 2}.
@@ -70,6 +72,8 @@ class DataConfig:
     rate_unit: str = "examples"
     curriculum: tuple[tuple[int, dict[str, float]], ...] = ()
     max_epochs: int = 0
+    max_tasks: int = 0
+    max_clusters: int = 0
     max_examples: int = 0
     task_epochs: dict[str, int] = dataclasses.field(default_factory=dict)
     contamination: str = "report"
@@ -98,7 +102,7 @@ class DataConfig:
         for name in ("row_length", "window", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must be at least 1")
-        for name in ("prepare_seed", "max_epochs", "max_examples", "max_bad_records"):
+        for name in ("prepare_seed", "max_epochs", "max_tasks", "max_clusters", "max_examples", "max_bad_records"):
             if getattr(self, name) < 0:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must not be negative")
 

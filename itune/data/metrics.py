@@ -59,14 +59,15 @@ def _token_f1(target: str, prediction: str) -> float:
 
 
 @functools.cache
-def _rouge_scorer() -> Any:
+def _rouge_scorer(kind: str) -> Any:
     from rouge_score import rouge_scorer  # pulls in nltk: only where the metric is used
 
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    # Summaries of one sentence a line are what "Lsum" is for; a text without line breaks is one sentence.
+    return rouge_scorer.RougeScorer([kind], use_stemmer=True)
 
 
-def _rouge_l(target: str, prediction: str) -> float:
-    return 100.0 * _rouge_scorer().score(target, prediction)["rougeL"].fmeasure
+def _rouge(kind: str, target: str, prediction: str) -> float:
+    return 100.0 * _rouge_scorer(kind).score(target, prediction)[kind].fmeasure
 
 
 def _last_number(text: str) -> decimal.Decimal | None:
@@ -133,7 +134,10 @@ PER_EXAMPLE: dict[str, Callable[[Target, str], float]] = {
     "exact_match": _best(_exact),
     "accuracy": _best(_accurate),
     "token_f1": _best(_token_f1),
-    "rouge_l": _best(_rouge_l),
+    "rouge_l": _best(functools.partial(_rouge, "rougeL")),
+    "rouge_1": _best(functools.partial(_rouge, "rouge1")),
+    "rouge_2": _best(functools.partial(_rouge, "rouge2")),
+    "rouge_lsum": _best(functools.partial(_rouge, "rougeLsum")),
     "json_field_f1": _best(_json_field_f1),
     "final_number": _best(_final_number),
 }
@@ -164,6 +168,21 @@ def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, 
     return _mean("rouge_l", targets, predictions)
 
 
+def rouge_1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean ROUGE-1 F (single words), Porter stemmer on."""
+    return _mean("rouge_1", targets, predictions)
+
+
+def rouge_2(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean ROUGE-2 F (pairs of words), Porter stemmer on."""
+    return _mean("rouge_2", targets, predictions)
+
+
+def rouge_lsum(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean ROUGE-Lsum F: ROUGE-L by sentences, which are lines; Porter stemmer on."""
+    return _mean("rouge_lsum", targets, predictions)
+
+
 def json_field_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
     """Micro F1 over (field, value) pairs: pairs are counted over the data set, then divided once.
 
@@ -188,6 +207,9 @@ METRICS: dict[str, MetricFn] = {
     "accuracy": accuracy,
     "token_f1": token_f1,
     "rouge_l": rouge_l,
+    "rouge_1": rouge_1,
+    "rouge_2": rouge_2,
+    "rouge_lsum": rouge_lsum,
     "json_field_f1": json_field_f1,
     "final_number": final_number,
 }

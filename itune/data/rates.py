@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from itune.data.allocation import quantise_rates
+from itune.data.keyed import key64
 from itune.errors import UserError, nearest
 
 
@@ -43,6 +44,24 @@ def override(names: Sequence[str], rates: Sequence[float], said: Mapping[str, fl
     if not any(changed):
         raise UserError(f"{where}: every task of the mixture has the rate 0")
     return changed
+
+
+def nested(tasks: Sequence[tuple[str, str]], max_tasks: int, max_clusters: int) -> set[str]:
+    """Names of so many tasks of so many clusters (0: all), of (name, cluster): what fewer choose, more choose too.
+
+    Raises: UserError where there are fewer.
+    """
+    clusters = sorted({cluster for _, cluster in tasks}, key=lambda cluster: key64("max_clusters", cluster))
+    _check_count("max_clusters", max_clusters, len(clusters))
+    left = [name for name, cluster in tasks if not max_clusters or cluster in clusters[:max_clusters]]
+    _check_count("max_tasks", max_tasks, len(left))
+    left.sort(key=lambda name: key64("max_tasks", name))
+    return set(left[:max_tasks] if max_tasks else left)
+
+
+def _check_count(field: str, asked: int, there: int) -> None:
+    if asked > there:
+        raise UserError(f"DataConfig.{field}={asked}: there are {there}")
 
 
 def scaled(

@@ -27,7 +27,7 @@ from itune.data.draws import DrawStream, by_task
 from itune.data.keyed import key64, permutation
 from itune.data.packing import PACKER_VERSION, Fitted, Limits, choose_budgets, fit, pack_windows
 from itune.data.plan_tasks import PlanTask, TaskIndex, capped, placeable, plan_digest
-from itune.data.rates import lookup, quantise_stages, scaled, stage_rates
+from itune.data.rates import lookup, nested, override, quantise_stages, scaled, stage_rates
 
 if TYPE_CHECKING:
     from itune.data.config import DataConfig
@@ -176,6 +176,11 @@ class Plan:
             by_task = scaled([t.name for t in tasks], [t.rate for t in tasks], rates, data.rate_factors)
             tasks = [dataclasses.replace(t, rate=rate) for t, rate in zip(tasks, by_task, strict=True)]
             rates = {}
+        if data.max_tasks or data.max_clusters:
+            chosen = nested([(task.name, task.cluster) for task in manifest.train], data.max_tasks, data.max_clusters)
+            by_task = override([t.name for t in tasks], [t.rate for t in tasks], rates, "DataConfig.rates")
+            kept = [rate if t.name in chosen else 0.0 for t, rate in zip(tasks, by_task, strict=True)]
+            tasks, rates = [dataclasses.replace(t, rate=rate) for t, rate in zip(tasks, kept, strict=True)], {}
         return cls(
             [capped(task, data.max_examples) for task in tasks],
             seed=seed,

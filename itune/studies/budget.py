@@ -38,7 +38,7 @@ def budget(study: Study, found: Mapping[str, Amounts]) -> list[str]:
         differs = difference(study.base.config, arm.config)
         lines += [f"    {name}: {a!r} -> {b!r}" for name, (a, b) in differs.items()]
     base = found[study.base.name]
-    lines.append("the base trains on " + ", ".join(said_amount(unit, base[unit]) for unit in base))
+    lines.append("the base: " + "; ".join(said_amount(unit, base[unit]) for unit in base))
     lines.append(f"held equal: {study.config.held_equal.replace('_', ' ')}; not equal:")
     lines += [f"    {line}" for line in unequal(found, study.base.name) or ["nothing"]]
     states = [(arm.name, state_of(Path(config.model_dir)), config.model_dir) for arm, _, config in runs(study)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,21 @@ from itune.studies.arms import Study, difference
 from itune.studies.outcomes import DONE, Answer, Outcome, summary
 from itune.studies.statistics import FEWEST_SEEDS, Verdict
 
-NAME, ROW, LEFT, WIDTH = "report.html", 26, 190, 720
+NAME = "report.html"
 LONGEST_NAME = 28  # characters of an arm's name in the plot
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Sizes of a forest plot. left: where the axis begins.  row: an arm's height.  above: its name's, over the line."""
+
+    width: int
+    left: int
+    row: int
+    above: int = 0
+
+
+WIDE, NARROW = Plot(width=720, left=190, row=26), Plot(width=360, left=8, row=44, above=18)
 
 
 def write_report(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> Path:
@@ -54,7 +68,7 @@ def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answ
         "notes": _notes(study, answered),
         "group": study.config.endpoint.replace("_", "-"),
         "comparisons": len(told),
-        "forest": Markup(forest(told)) if told else "",
+        "forest": [Markup(forest(told, plot)) for plot in (WIDE, NARROW)] if told else [],
         "heat": _heat(answered),
         "curves": panels.curves(trained, study.config.endpoint),
         "key": panels.key(trained),
@@ -121,25 +135,26 @@ def _cell(value: float | None, largest: float) -> dict[str, str]:
     return {"text": f"{value:+.3f}", "style": f"background: color-mix(in srgb, {colour} {share}%, transparent)"}
 
 
-def forest(verdicts: Mapping[str, Verdict]) -> str:
+def forest(verdicts: Mapping[str, Verdict], plot: Plot = WIDE) -> str:
     """Estimates with their intervals, an arm a line, as SVG; all text is escaped."""
     ends = [end for v in verdicts.values() for end in _ends(v)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     margin = 0.08 * (high - low or 1.0)
     low, high = low - margin, high + margin
-    x = lambda value: LEFT + (WIDTH - LEFT - 90) * (value - low) / (high - low)  # noqa: E731
-    height = ROW * len(verdicts) + 40
+    right = plot.width - (90 if not plot.above else 8)
+    x = lambda value: plot.left + (right - plot.left) * (value - low) / (high - low)  # noqa: E731
+    height = plot.row * len(verdicts) + 40
     said = "; ".join(f"{name} {v.effect.estimate:+.3f}" for name, v in verdicts.items())
-    parts = [f'<svg class="forest" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(said)}">']
-    bottom = ROW * len(verdicts) + 8
+    parts = [f'<svg class="forest" viewBox="0 0 {plot.width} {height}" role="img" aria-label="{escape(said)}">']
+    bottom = plot.row * len(verdicts) + 8
     marks = ticks(low, high, 5)
     for mark in marks:
         parts.append(f'<line class="axis" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="4" y2="{bottom}"/>')
         label = tick_label(mark, marks[1] - marks[0] if len(marks) > 1 else 1.0)
         parts.append(f'<text class="quiet" text-anchor="middle" x="{x(mark):.1f}" y="{bottom + 16}">{label}</text>')
     parts.append(f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{bottom}"/>')
-    for row, (name, verdict) in enumerate(verdicts.items()):
-        parts += _line(name, verdict, ROW * row + ROW / 2 + 4, x)
+    for number, (name, verdict) in enumerate(verdicts.items()):
+        parts += _line(name, verdict, plot, plot.row * number + plot.row / 2 + 4, x)
     return "".join([*parts, "</svg>"])
 
 
@@ -147,13 +162,15 @@ def _ends(verdict: Verdict) -> Sequence[float]:
     return [end for end in (*verdict.effect.interval, verdict.effect.estimate) if math.isfinite(end)]
 
 
-def _line(name: str, verdict: Verdict, y: float, x: Any) -> list[str]:
+def _line(name: str, verdict: Verdict, plot: Plot, y: float, x: Any) -> list[str]:
     short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
     style = "sure" if verdict.significant else "arm"
     low, high = verdict.effect.interval
-    parts = [f'<text x="0" y="{y + 4:.1f}"><title>{escape(name)}</title>{escape(short)}</text>']
+    text, y = y + 4 - plot.above / 2, y + plot.above / 2
+    parts = [f'<text x="0" y="{text:.1f}"><title>{escape(name)}</title>{escape(short)}</text>']
     if math.isfinite(low):
         parts.append(f'<line class="arm {style}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
     parts.append(f'<circle class="arm {style}" cx="{x(verdict.effect.estimate):.1f}" cy="{y:.1f}" r="4"/>')
-    parts.append(f'<text x="{WIDTH - 80}" y="{y + 4:.1f}">{verdict.effect.estimate:+.3f}</text>')
+    value, at = f"{verdict.effect.estimate:+.3f}", plot.width - 4
+    parts.append(f'<text text-anchor="end" x="{at}" y="{text:.1f}">{value}</text>')
     return parts

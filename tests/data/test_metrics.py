@@ -86,6 +86,17 @@ def test_unknown_metric_names_the_nearest() -> None:
         metric_fn("rouge_L", "task 'x'")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL"), ("rouge_lsum", "rougeLsum")]
+)
+def test_each_rouge_is_the_packages(name: str, kind: str) -> None:
+    targets = ["The cats sat.\nThey were\nhappy there.", "A second one."]
+    predictions = ["They were happy.\nThe cat sat there", ""]
+    scorer = rouge_scorer.RougeScorer([kind], use_stemmer=True)
+    want = [100 * scorer.score(t, p)[kind].fmeasure for t, p in zip(targets, predictions, strict=True)]
+    assert want[0] > 0 and METRICS[name](targets, predictions) == {name: pytest.approx(sum(want) / 2)}
+
+
 def test_seqio_accepts_them() -> None:
     source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: None, splits=["train"])
     task = seqio.Task("any", source=source, output_features={}, metric_fns=list(METRICS.values()))

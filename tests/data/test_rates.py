@@ -1,6 +1,7 @@
 """Rates that a run sets: stages, units, limits, what is left out."""
 
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from itune.data.config import DataConfig
 from itune.data.plan_tasks import capped
-from itune.data.rates import lookup, scaled
+from itune.data.rates import lookup, nested, scaled
 from itune.errors import UserError
 from tests.data.test_schedule import all_segments, make_index, make_plan, make_task, three_tasks
 
@@ -157,3 +158,19 @@ def test_factors_multiply_the_mixtures_rates_or_those_of_the_run():
         scaled(names, mixture, {}, {"*": 0.0})
     with pytest.raises(ValueError, match=r"DataConfig.rate_factors\['x'\]=-1.0 must be a number"):
         DataConfig(mixture="m", rate_factors={"x": -1.0})
+
+
+def test_fewer_tasks_and_clusters_are_subsets_of_more():
+    tasks = [(f"{cluster}/{n}", cluster) for cluster in "abcde" for n in range(4)]
+    chosen = [nested(tasks, n, 0) for n in range(1, 21)]
+    assert [len(found) for found in chosen] == list(range(1, 21))
+    assert all(few < more for few, more in itertools.pairwise(chosen))
+    whole = [nested(tasks, 0, n) for n in range(1, 6)]
+    assert [len(found) for found in whole] == [4, 8, 12, 16, 20]
+    assert all(few < more for few, more in itertools.pairwise(whole))
+    assert nested(tasks, 3, 1) < nested(tasks, 0, 1) and nested(tasks, 0, 0) == {name for name, _ in tasks}
+    assert nested(tasks[::-1], 5, 0) == nested(tasks, 5, 0), "no order of the mixture's enters"
+    with pytest.raises(UserError, match="DataConfig.max_tasks=21: there are 20"):
+        nested(tasks, 21, 0)
+    with pytest.raises(UserError, match="DataConfig.max_clusters=6: there are 5"):
+        nested(tasks, 0, 6)

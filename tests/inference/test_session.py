@@ -256,3 +256,24 @@ def test_any_model_is_measured_on_any_mixture(run, small_run, tmp_path, monkeypa
     assert found["base"]["averages"]["held_in"]["all tasks"]["loss"] == {"mean": base["loss"], "tasks": 1}
     with pytest.raises(UserError, match="--adapter goes with --mixture or --gin_file"):
         evaluate.main([f"--model={run}", "--adapter=x"])
+
+
+def test_a_suite_is_ranked_from_its_owners_files(small_run, tmp_path):
+    """In a process of its own: tasks/ reads the environment when it is imported."""
+    for split in ("dev", "test"):
+        path = tmp_path / "data" / "suites" / "mmlu" / split / f"anatomy_{split}.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(f"{split} {n}?,w,x,y,z,{'ABCD'[n % 4]}\n" for n in range(6)))
+    lengths = ["--gin.DataConfig.row_length=512", '--gin.TASK_FEATURE_LENGTHS={"inputs": 480, "targets": 8}']
+    more = ["--gin.EvalConfig.rank_per_task=4", "--gin.EvalConfig.generate_per_task=0", "--format=json"]
+    command = [sys.executable, "-m", "itune.evaluate", f"--model={small_run.model}", "--mixture=mmlu", *lengths, *more]
+    environment = small_run.environment() | {"ITUNE_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    metrics = found["after"]["held_in"]["mmlu/anatomy"]["metrics"]
+    assert metrics["rank_chance"] == 25.0 and metrics["rank_accuracy/of"] == 4.0
+    assert all(row["options"] == ["A", "B", "C", "D"] for row in found["ranked"])
+    (tmp_path / "data" / "suites" / "mmlu").rename(tmp_path / "gone")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "put them into $ITUNE_DATA_DIR/suites/mmlu" in done.stderr.splitlines()[-1]

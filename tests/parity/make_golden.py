@@ -35,6 +35,7 @@ from tests.parity import (  # noqa: E402
     make_families,
     make_harness,
     make_likelihoods,
+    make_metrics,
     make_sampling,
     make_t5,
     tiny,
@@ -200,6 +201,8 @@ def main() -> None:
     make_adapters.write(flags.out / "adapters", flags.out / "families")
     likelihoods = make_likelihoods.tiny(flags.out / "families")
     write_json(flags.out / "likelihoods.json", likelihoods)
+    metrics = make_metrics.references()
+    write_json(flags.out / "metrics.json", metrics)
     write_json(flags.out / "smollm2_likelihoods.json", make_likelihoods.real(model, declared(tokenizer)))
     make_harness.write(flags.out / "harness", flags.out / "families", folder)
     np.savez(flags.out / "tiny.npz", **small)
@@ -220,6 +223,7 @@ def main() -> None:
         write_json(GOLDEN / "searches.json", searches)
         write_json(GOLDEN / "probabilities.json", probabilities)
         write_json(GOLDEN / "likelihoods.json", likelihoods)
+        write_json(GOLDEN / "metrics.json", metrics)
         write_json(GOLDEN / "smollm2_tokens.json", lines)
         make_chat.write(GOLDEN / "chat.json", make_chat.references(folder, chats.CONVERSATIONS))
     print(f"References are in {flags.out}.")

@@ -43,6 +43,7 @@ from tests.parity import (  # noqa: E402
     our_gemma,
     our_harness,
     our_likelihoods,
+    our_metrics,
     our_sampling,
     ours,
     tiny,
@@ -202,6 +203,13 @@ def harness(folder: Path, refs: Path) -> str:
     return f"{names}: {count} requests of lm-eval's, at most {largest:.1e} nats apart; texts and metrics equal"
 
 
+def metrics(_: Path, refs: Path) -> str:
+    """Metrics of texts by rouge-score, sacrebleu and scikit-learn."""
+    theirs = json.loads((refs / "metrics.json").read_text())
+    require(not (faults := our_metrics.faults(theirs)), "; ".join(faults))
+    return f"{', '.join(theirs)} equal"
+
+
 def adapters(_: Path, refs: Path) -> str:
     """Forward, gradients, merging and LoRA+ steps of peft's own folders."""
     largest = 0.0
@@ -261,6 +269,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "sampling": sampling,
     "continuations": continuations,
     "harness": harness,
+    "metrics": metrics,
     "adapters": adapters,
     "gemma 3": gemma3,
     "goldens": goldens,

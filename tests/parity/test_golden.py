@@ -18,6 +18,7 @@ from tests.parity import (
     our_chats,
     our_families,
     our_likelihoods,
+    our_metrics,
     our_sampling,
     ours,
     tiny,
@@ -133,3 +134,7 @@ def test_a_tie_excuses_what_follows_and_nothing_else():
     assert ours.greedy_difference([4, 6, 7], reference, eos_id=2) == "step 0: 4, not 5 (gap 1.0)"
     assert ours.greedy_difference([5, 6], reference, eos_id=2) == "step 2: 2, not 7 (gap 1.0)"
     assert ours.greedy_difference([5, 6, 7, 8], reference, eos_id=2) == "step 3: 8, not 2 (gap 1.0)"
+
+
+def test_metrics_are_those_of_rouge_score_sacrebleu_and_scikit_learn():
+    assert not our_metrics.faults(json.loads((GOLDEN / "metrics.json").read_text("utf-8"))), CHANGED

@@ -28,7 +28,8 @@ StudyConfig.leave_out = ('toy/echo',)
 
 class Studied(World):
     def ablate(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "itune.ablate", f"--gin_file={self.study}", "--workdir=out", *words]
+        workdir = [] if any(word.startswith("--workdir") for word in words) else ["--workdir=out"]
+        command = [sys.executable, "-m", "itune.ablate", f"--gin_file={self.study}", *workdir, *words]
         return subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True)
 
     @property
@@ -124,6 +125,13 @@ def test_an_arm_may_have_the_bases_tokens_in_other_steps(studied: Studied) -> No
         assert arm["steps"] != 20 and abs(arm[unit] - base[unit]) <= step, (unit, found)
     found = planned("steps")
     assert found["without toy/echo"]["steps"] == 20
+
+
+def test_arms_of_fewer_tasks_draw_from_fewer(studied: Studied) -> None:
+    one = ["--gin.StudyConfig.leave_out=()", "--gin.StudyConfig.axes={'DataConfig.max_tasks': ('1',)}"]
+    planned = studied.ablate("--dry_run", "--workdir=few", *one)
+    assert planned.returncode == 0, planned.stderr[-2000:]
+    assert "max_tasks=1  (" in planned.stdout and "    max_tasks=1: examples " in planned.stdout
 
 
 def test_processes_share_a_study(studied: Studied) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itune.data.collections.instructions import Record, entries, instructions_task
@@ -176,7 +177,12 @@ def _plain(where: str, record: Record) -> Iterator[dict[str, str]]:
 
 
 def user_oriented(
-    path: str, *, name: str = "user_oriented", licence: str = "Apache-2.0", split: str = "validation", **options: Any
+    path: str | Path,
+    *,
+    name: str = "user_oriented",
+    licence: str = "Apache-2.0",
+    split: str = "validation",
+    **options: Any,
 ) -> seqio.Task:
     """Registers Self-Instruct's 252 expert-written instructions, user_oriented_instructions.jsonl, for evaluation.
 

@@ -1,0 +1,151 @@
+"""Suites from files in their owners' layouts, made up here: prompts, answers, what is wrong in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from itune.data import registry
+from itune.data.collections.suites import (
+    all_answers,
+    bbh_exemplars,
+    bbh_tasks,
+    mgsm_tasks,
+    mmlu_tasks,
+    said_answer,
+    tydiqa_tasks,
+)
+from itune.errors import UserError
+
+BBH_PROMPT = """BIG-bench data must not be trained on. canary
+-----
+Follow the steps.
+
+Q: What is left of 3 - 1?
+Options:
+(A) 1
+(B) 2
+A: Let's think step by step.
+3 - 1 is 2. So the answer is (B).
+
+Q: And of 2 - 1?
+Options:
+(A) 1
+(B) 2
+A: Let's think step by step.
+That is 1. So the answer is (A)."""
+
+EXEMPLARS = """MGSM_EXEMPLARS = {
+    "de": {
+        "2": {"q": "Frage: Zwei Äpfel und einer?", "a": "Schritt: 2+1=3. Die Antwort ist 3.", "number_answer": 3},
+        "10": {"q": "Frage: Vier?", "a": "Schritt: Die Antwort ist 4.", "number_answer": 4},
+    },
+}
+raise SystemExit("this is never run")
+"""
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    return list(registry.get(name).source.each_row("validation"))
+
+
+def write_csv(path: Path, lines: list[list[str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+
+
+def test_mmlu(tmp_path):
+    write_csv(tmp_path / "dev" / "world_religions_dev.csv", [[f"dev {n}?", "1", "2", "3", "4", "B"] for n in range(6)])
+    asked = ['Who, said\n"so"?', "a", "b", "c", "d", "C"]
+    write_csv(tmp_path / "test" / "world_religions_test.csv", [asked, asked, ["Why?", "a", "b", "c", "d", "A"]])
+    assert mmlu_tasks(tmp_path, name="suite_mmlu") == ["suite_mmlu/world_religions"]
+    first, second = rows("suite_mmlu/world_religions")  # what stands there twice is asked once
+    assert first["prompt"].startswith(
+        "The following are multiple choice questions (with answers) about world religions.\n\n"
+    )
+    assert first["prompt"].count("Answer: B\n\n") == 5 and "dev 5?" not in first["prompt"]
+    assert first["prompt"].endswith('\n\nWho, said\n"so"?\nA. a\nB. b\nC. c\nD. d\nAnswer:')
+    assert (first["answer"], json.loads(first["options"]), second["answer"]) == ("C", list("ABCD"), "A")
+    task = registry.get("suite_mmlu/world_religions")
+    assert tuple(task.splits) == ("validation",), "nothing to train on"
+    write_csv(tmp_path / "dev" / "virology_dev.csv", [["q", "1", "2", "3", "4", "E"]])
+    write_csv(tmp_path / "test" / "virology_test.csv", [asked])
+    mmlu_tasks(tmp_path, name="suite_mmlu2")
+    with pytest.raises(UserError, match=r"virology_dev.csv: a row is a question, four options"):
+        rows("suite_mmlu2/virology")
+    with pytest.raises(UserError, match=r"no test/<subject>_test.csv in it"):
+        mmlu_tasks(tmp_path / "dev")
+
+
+def test_bbh(tmp_path):
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "cot-prompts").mkdir()
+    examples = [{"input": "Of 9 - 8?\nOptions:\n(A) 1\n(B) 2", "target": "(A)"}]
+    (tmp_path / "bbh" / "sums.json").write_text(json.dumps({"canary": "x", "examples": examples}))
+    (tmp_path / "cot-prompts" / "sums.txt").write_text(BBH_PROMPT)
+    assert bbh_tasks(tmp_path, name="suite_bbh") == ["suite_bbh/sums", "suite_bbh/sums_cot"]
+    (direct,), (cot,) = rows("suite_bbh/sums"), rows("suite_bbh/sums_cot")
+    assert direct["prompt"] == (
+        "Follow the steps.\n\nQ: What is left of 3 - 1?\nOptions:\n(A) 1\n(B) 2\nA: (B)\n\n"
+        "Q: And of 2 - 1?\nOptions:\n(A) 1\n(B) 2\nA: (A)\n\nQ: Of 9 - 8?\nOptions:\n(A) 1\n(B) 2\nA:"
+    )
+    assert "3 - 1 is 2. So the answer is (B).\n\nQ: And" in cot["prompt"] and "canary" not in cot["prompt"]
+    assert cot["prompt"].endswith("A: Let's think step by step.") and cot["answer"] == "(A)"
+    assert said_answer("So 1. So the answer is (A).\n\nQ: more") == "(A)" and said_answer("(A)") == "(A)"
+    assert said_answer("the answer is x", is_target=True) == "the answer is x"
+    with pytest.raises(UserError, match=r"there.txt: no exemplar of the form"):
+        bbh_exemplars("Q: nothing", "there.txt")
+
+
+def test_mgsm(tmp_path):
+    (tmp_path / "mgsm_de.tsv").write_text("Wie viele?\t1,250\nWie oft?\t2\n")
+    (tmp_path / "exemplars.py").write_text(EXEMPLARS)
+    assert mgsm_tasks(tmp_path, name="suite_mgsm", shots=8) == ["suite_mgsm/de"]
+    first, _ = rows("suite_mgsm/de")
+    assert first["prompt"] == (
+        "Frage: Zwei Äpfel und einer?\nSchritt: 2+1=3. Die Antwort ist 3.\n\n"
+        "Frage: Vier?\nSchritt: Die Antwort ist 4.\n\nFrage: Wie viele?\nSchritt:"
+    )
+    assert first["answer"] == "1,250"
+    (tmp_path / "mgsm_sw.tsv").write_text("Ngapi?\t1\n")
+    mgsm_tasks(tmp_path, name="suite_mgsm2")
+    with pytest.raises(UserError, match="MGSM_EXEMPLARS has none of 'sw'"):
+        rows("suite_mgsm2/sw")
+
+
+def test_tydiqa(tmp_path):
+    def squad(*found: tuple[str, str, str, list[str]]) -> str:
+        paragraphs = [
+            {
+                "context": c,
+                "qas": [{"id": i, "question": q, "answers": [{"text": a, "answer_start": 0} for a in answers]}],
+            }
+            for i, c, q, answers in found
+        ]
+        return json.dumps({"data": [{"paragraphs": paragraphs}]})
+
+    (tmp_path / "tydiqa-goldp-v1.1-dev").mkdir()
+    train = [
+        ("swahili-1-0", "s", "q?", ["s"]),
+        ("english-9-0", "long text", "q9?", ["text"]),
+        ("english-3-0", "text", "q3?", ["te"]),
+    ]
+    (tmp_path / "tydiqa-goldp-v1.1-train.json").write_text(squad(*train))
+    dev = tmp_path / "tydiqa-goldp-v1.1-dev" / "tydiqa-goldp-dev-english.json"
+    dev.write_text(squad(("english-1-0", "A passage.", "What?", ["one", "won"])))
+    assert tydiqa_tasks(tmp_path, name="suite_tydi") == ["suite_tydi/english"]
+    (row,) = rows("suite_tydi/english")
+    assert (
+        row["prompt"] == "Passage: text\n\nQuestion: q3?\nAnswer: te\n\nPassage: A passage.\n\nQuestion: What?\nAnswer:"
+    )
+    task = registry.get("suite_tydi/english")
+    assert task.postprocess_fn("one", example={"field/answers": row["answers"]}, is_target=True) == ["one", "won"]
+    assert all_answers("two", example={"answers": row["answers"]}) == "two"
+    dev.write_text(json.dumps({"data": [{"paragraphs": [{}]}]}))
+    tydiqa_tasks(tmp_path, name="suite_tydi2")
+    with pytest.raises(UserError, match=r"english.json: not in SQuAD's layout \(KeyError"):
+        rows("suite_tydi2/english")
