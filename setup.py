@@ -59,7 +59,7 @@ setup(
         "beam": ["apache-beam>=2.60", "sentencepiece<0.2.2"],
         "gcs": ["gcsfs>=2025.3"],
         "hub": ["datasets>=3"],
-        "harness": ["lm-eval>=0.4.5"],
+        "harness": ["lm-eval>=0.4.10"],
         "wandb": ["wandb>=0.18"],
         "dev": [
             "hypothesis",

@@ -68,6 +68,8 @@ MAY_IMPORT_SEQIO = {
     *(f"itune.data.collections.{name}" for name in ("open_assistant", "pmc_llama", "suites")),
     "itune.evaluation.metric_worker",
 }
+# Needs lm-eval, an extra that our lock leaves out; its command loads it when all else is well.
+NEEDS_LM_EVAL = "itune.inference.harness"
 TASKS_MAY_IMPORT = {"itune", "tasks", "numpy", "yaml"} | set(sys.stdlib_module_names)
 
 
@@ -233,9 +235,15 @@ def test_seqio_and_tensorflow_only_where_data_is_prepared_and_metrics_are_comput
     assert not faults, listing(faults)
 
 
+def test_only_its_adapter_imports_lm_eval():
+    faults = [i for i in itune_imports() if top(i.target) == "lm_eval" and i.source != NEEDS_LM_EVAL]
+    faults += [i for i in itune_imports() if i.target == NEEDS_LM_EVAL and i.eager]
+    assert not faults, listing(faults)
+
+
 def trainer_modules() -> list[str]:
-    """All but what runs in the prepare and metrics processes, and what tasks/ loads to register tasks."""
-    own_process = MAY_IMPORT_SEQIO | {"itune.prepare"}
+    """All but what runs in the prepare and metrics processes, what tasks/ loads to register tasks, and an extra's."""
+    own_process = MAY_IMPORT_SEQIO | {"itune.prepare", NEEDS_LM_EVAL}
     return sorted(m for m in modules("itune") if m not in own_process)
 
 

@@ -220,7 +220,7 @@ def test_evaluate_without_a_checkpoint_of_that_step(run, capsys):
     assert (code, err.count("\n")) == (2, 1) and "there are 1, 2" in err
 
 
-@pytest.mark.parametrize("module", ["generate", "evaluate"])
+@pytest.mark.parametrize("module", ["generate", "evaluate", "harness"])
 def test_help_loads_nothing(module):
     code = (
         f"import sys; from itune import {module}\n"

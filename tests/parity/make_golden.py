@@ -33,6 +33,7 @@ from tests.parity import (  # noqa: E402
     make_adapters,
     make_chat,
     make_families,
+    make_harness,
     make_likelihoods,
     make_metrics,
     make_sampling,
@@ -203,6 +204,7 @@ def main() -> None:
     metrics = make_metrics.references()
     write_json(flags.out / "metrics.json", metrics)
     write_json(flags.out / "smollm2_likelihoods.json", make_likelihoods.real(model, declared(tokenizer)))
+    make_harness.write(flags.out / "harness", flags.out / "families", folder)
     np.savez(flags.out / "tiny.npz", **small)
     root = corpus.data_dir()
     if root is not None:

@@ -35,11 +35,13 @@ from tests.parity import (  # noqa: E402
     corpus,
     families,
     gemma,
+    harness_tasks,
     likelihoods,
     our_adapters,
     our_chats,
     our_families,
     our_gemma,
+    our_harness,
     our_likelihoods,
     our_metrics,
     our_sampling,
@@ -193,6 +195,14 @@ def continuations(folder: Path, refs: Path) -> str:
     return f"{len(rows)} of {MODEL}, {len(likelihoods.pairs())} of each of {', '.join(likelihoods.NAMES)}"
 
 
+def harness(folder: Path, refs: Path) -> str:
+    """lm-evaluation-harness's tasks, by its own `hf` backend and by ours."""
+    count, largest, faults = our_harness.faults(refs / "harness", refs / "families", folder)
+    require(not faults, f"{len(faults)} differ: {faults[:2]}")
+    names = ", ".join(harness_tasks.RUNS)
+    return f"{names}: {count} requests of lm-eval's, at most {largest:.1e} nats apart; texts and metrics equal"
+
+
 def metrics(_: Path, refs: Path) -> str:
     """Metrics of texts by rouge-score, sacrebleu and scikit-learn."""
     theirs = json.loads((refs / "metrics.json").read_text())
@@ -258,6 +268,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "families": family_models,
     "sampling": sampling,
     "continuations": continuations,
+    "harness": harness,
     "metrics": metrics,
     "adapters": adapters,
     "gemma 3": gemma3,
