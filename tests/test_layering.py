@@ -49,6 +49,7 @@ PLACES = [
     ("itune.inference", 3, "inference"),
     ("itune.weights", 3, "weights"),
     ("itune.training.loop", 4, "training.loop"),
+    ("itune.training.stacked", 4, "training.loop"),
     ("itune.evaluation", 4, "evaluation"),
     ("itune.studies", 5, "studies"),
     ("itune.synth", 5, "synth"),
