@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,22 @@ def test_runs_of_one_shape_train_in_one_step(studied: Studied) -> None:
     lost.unlink()
     again = studied.ablate("--workdir=together", "--gin.StudyConfig.together=3", axes)
     assert again.returncode == 0 and lost.is_file() and again.stderr.count(": done") == 7
+
+
+def test_a_signal_saves_all_runs_of_a_step_and_each_goes_on_alone(studied: Studied) -> None:
+    out = studied.folder / "stopped"
+    words = ["--gin.TRAIN_STEPS=300", "--gin.StudyConfig.together=2", "--gin.StudyConfig.seeds=(0,)"]
+    command = [sys.executable, "-m", "itune.ablate", f"--gin_file={studied.study}", f"--workdir={out}", *words]
+    settings = {"cwd": studied.folder, "env": studied.environment(), "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **settings) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step "):
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stderr.read()
+    assert process.returncode == 75
+    saved = [max(int(p.name) for p in run.glob("checkpoints/[0-9]*")) for run in out.glob("runs/*/seed-0")]
+    assert len(saved) == 2 and saved[0] == saved[1] and 0 < saved[0] < 300
+    again = subprocess.run(command, **settings, check=False)
+    assert again.returncode == 0 and again.stderr.count(f"Going on from step {saved[0]}") == 2, again.stderr[-2000:]
