@@ -146,7 +146,9 @@ def read_config(run: Path, bindings: Sequence[str]) -> RunConfig:
     """
     path = run / "config.gin"
     if not path.is_file():
-        raise UserError(f"--model={run}: no run directory; python -m itune.train writes a config.gin there")
+        raise UserError(
+            f"--model={run}: no run directory, which itune.train writes; other weights need --mixture or --gin_file"
+        )
     trained = load_run([path], model_dir=run)
     config = load_run([path], bindings, model_dir=run)
     for field in dataclasses.fields(config):
