@@ -40,7 +40,7 @@ def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str
     arm that can't reach it.
     """
     unit = study.config.held_equal
-    given = {arm.name: data_side(arm.config, echo) for arm in study.arms}
+    given = {arm.name: _data(arm, echo) for arm in study.arms}
     base = amounts(study.base.config, given[study.base.name])
     arms = [study.base]
     for arm in study.arms[1:]:
@@ -50,6 +50,13 @@ def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str
         data = given[arm.name]
         found[arm.name] = with_flops(amounts(arm.config, data), arm.config, data)
     return dataclasses.replace(study, arms=tuple(arms)), found, weights_digest(given[study.base.name].folder)
+
+
+def _data(arm: Arm, echo: Callable[[str], None]) -> DataSide:
+    try:
+        return data_side(arm.config, echo)
+    except UserError as error:
+        raise UserError(f"arm {arm.name!r}: {error}") from None
 
 
 def _with_steps(arm: Arm, data: DataSide, unit: str, base: Amounts) -> Arm:
