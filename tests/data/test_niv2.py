@@ -216,7 +216,8 @@ def test_metrics_take_the_best_reference(folder: Path) -> None:
         "examples": [{"references": '["yes", "Yes, it does."]'}] * 2,
     }
     answer = run_task(task, request, sensitive=False)
-    assert answer["metrics"]["after"] == {"rouge_l": 100.0, "exact_match": 100.0} and not answer["errors"]
+    means = {name: value for name, value in answer["metrics"]["after"].items() if "/" not in name}
+    assert means == {"rouge_l": 100.0, "exact_match": 100.0} and not answer["errors"]
     assert METRICS["rouge_l"](["yes"], ["yes, it does."])["rouge_l"] < 100.0
 
 

@@ -135,6 +135,7 @@ def test_arms_of_fewer_tasks_draw_from_fewer(studied: Studied) -> None:
     assert "max_tasks=1  (" in planned.stdout and "    max_tasks=1: examples " in planned.stdout
 
 
+@pytest.mark.slow
 def test_processes_share_a_study(studied: Studied) -> None:
     """Two at once, as a Slurm array or a JobSet starts them; each takes its runs, the last one writes all answers."""
     out = studied.folder / "shared"
@@ -179,6 +180,7 @@ def test_runs_of_one_shape_train_in_one_step(studied: Studied) -> None:
     assert again.returncode == 0 and lost.is_file() and again.stderr.count(": done") == 7
 
 
+@pytest.mark.slow
 def test_a_signal_saves_all_runs_of_a_step_and_each_goes_on_alone(studied: Studied) -> None:
     out = studied.folder / "stopped"
     words = ["--gin.TRAIN_STEPS=300", "--gin.StudyConfig.together=2", "--gin.StudyConfig.seeds=(0,)"]
