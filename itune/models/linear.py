@@ -94,8 +94,9 @@ class Linear(nnx.Module):
             y_PF = y_PF + low_rank(x_PD, a_ADR[0], b_ARF[0], dtype)
         else:
             grouped = x_PD.reshape(adapters, -1, x_PD.shape[-1])
-            added = jnp.matmul(jnp.matmul(grouped.astype(dtype), a_ADR.astype(dtype)), b_ARF.astype(dtype))
-            y_PF = y_PF + added.astype(y_PF.dtype).reshape(y_PF.shape)
+            # Not matmul: an adapter rounds where it does alone, in the gradients too, whatever the dtype.
+            added = jax.vmap(lambda x_PD, a_DR, b_RF: low_rank(x_PD, a_DR, b_RF, dtype))(grouped, a_ADR, b_ARF)
+            y_PF = y_PF + added.reshape(y_PF.shape)
         if not self.dora:
             return y_PF
         norm_AF = jax.lax.stop_gradient(column_norms(self.base_weights() + jnp.matmul(a_ADR, b_ARF)))

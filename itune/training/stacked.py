@@ -83,6 +83,9 @@ def _run(configs: Sequence[RunConfig], before: Path | None, console: Console, st
         """One for all: the base lies on the device once."""
         if not models:
             models.append(model_side(config, data))
+            # Before anything is evaluated or a checkpoints folder made: a run that has one would go on alone, unsaid.
+            if models[0].mesh.size > 1:
+                raise UserError("runs share a step on one device only; set StudyConfig.together=1 for a mesh")
         return models[0]
 
     runs = [start_run(config, before, console, stop, model_of=model_of) for config in configs]
@@ -99,8 +102,6 @@ def _run(configs: Sequence[RunConfig], before: Path | None, console: Console, st
 def _train(runs: Sequence[Started], console: Console, stop: StopRequest) -> tuple[list[TrainState], list[int]]:
     """(the last state of each, its exit code: 0 when every step was made)."""
     model, first = runs[0].model, runs[0].config
-    if model.mesh.size > 1:
-        raise UserError("runs share a step on one device only; set StudyConfig.together=1 for a mesh")
     settings = StepSettings(
         num_tasks=max(len(run.data.manifest.train) for run in runs),
         num_segments=max(run.data.plan.S for run in runs),
@@ -117,6 +118,7 @@ def _train(runs: Sequence[Started], console: Console, stop: StopRequest) -> tupl
     readers = [MetricsReader(run.config, run.data, run.writer) for run in runs]
     positions = max(run.data.plan.T for run in runs)
     codes = [0] * len(runs)
+    stopped: dict[int, TrainState] = {}  # of runs that went wrong, when they did: the step goes on for the others
     state_of = lambda k: jax.tree.map(lambda leaf: leaf[k], states)  # noqa: E731
 
     def advance() -> None:
@@ -136,8 +138,10 @@ def _train(runs: Sequence[Started], console: Console, stop: StopRequest) -> tupl
                     if steps[k].due(step + 1):
                         problem = problem or steps[k].between(state_of(k), readers[k])
                     if problem:
-                        codes[k] = EXIT_NONFINITE if run.config.train.on_nonfinite == "stop" else 0
-                        say(console, f"itune: {Path(run.config.model_dir).parent.name}: {problem}", "red")
+                        folder = Path(run.config.model_dir)
+                        say(console, f"itune: {folder.parent.name}/{folder.name}: {problem}", "red")
+                        if run.config.train.on_nonfinite == "stop":
+                            codes[k], stopped[k] = EXIT_NONFINITE, state_of(k)
                 bar.update(line, completed=step + 1, status=readers[0].status)
                 if not console.is_terminal and step and step % max(1, total // 20) == 0:
                     say(console, f"step {step}/{total}  {len(runs)} runs, the first: {readers[0].status}")
@@ -154,7 +158,7 @@ def _train(runs: Sequence[Started], console: Console, stop: StopRequest) -> tupl
     timed(runs[0].timings, "training", advance)
     for run in runs:  # each had a share of it
         run.timings["training"] = runs[0].timings["training"] / len(runs)
-    ended = [state_of(k) for k in range(len(runs))]
+    ended = [stopped[k] if k in stopped else state_of(k) for k in range(len(runs))]
     if stop.exit_code is not None:
         going_on = [int(state.step) < first.train.steps for state in ended]
         codes = [code or (stop.exit_code if more else 0) for code, more in zip(codes, going_on, strict=True)]

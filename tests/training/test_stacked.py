@@ -30,7 +30,7 @@ recipe, out, kind = sys.argv[1:]
 said = ["TRAIN_STEPS=20", "EvalConfig.generate_per_task=0", "EvalConfig.chat_baseline=False", "DROPOUT_RATE=0.1",
         "CheckpointConfig.every=10", "LearningRateConfig.peak=1e-2"]
 arms = {"first": [], "seed": ["RunConfig.seed=7"], "mixture": ["DataConfig.rate_factors={'toy/echo': 0.0}"],
-        "rate": ["LearningRateConfig.peak=1e-3"]}
+        "rate": ["LearningRateConfig.peak=1e-3"], "diverges": ["LearningRateConfig.peak=1e30"]}
 configs = [
     load_run([recipe], [*(s for s in said if not any(a.split("=")[0] == s.split("=")[0] for a in more)), *more],
              model_dir=f"{out}/{kind}/{name}")
@@ -53,7 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1]) == [0] * 4, done.stderr[-3000:]
+        assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1]) == [0] * 4 + [3], done.stderr[-3000:]
     return world.folder
 
 
@@ -80,6 +80,26 @@ def test_each_run_is_what_it_is_alone(trained: Path, arm: str) -> None:
     ends = [json.loads((run / "evaluation.json").read_text())["after"] for run in (alone, together)]
     assert ends[1]["held_in"]["toy/add"]["loss"] == pytest.approx(ends[0]["held_in"]["toy/add"]["loss"], abs=1e-5)
     assert (together / "report.html").is_file() and (together / "losses.jsonl").is_file()
+
+
+def test_a_run_that_diverges_ends_where_it_does_alone(trained: Path) -> None:
+    """And the others go on as if it were not there, as the test above says of them."""
+    alone, together = trained / "alone" / "diverges", trained / "together" / "diverges"
+    steps = [json.loads((run / "proportions.json").read_text())["steps"] for run in (alone, together)]
+    assert steps[0] == steps[1] < STEPS
+    ends = [lines(run)[-1] for run in (alone, together)]
+    assert ends[0]["step"] == ends[1]["step"] and ends[0]["nonfinite_examples"] == ends[1]["nonfinite_examples"]
+    assert {p.name for p in alone.iterdir()} == {p.name for p in together.iterdir()}
+
+
+def test_a_mesh_is_refused_before_a_run_has_begun(trained: Path) -> None:
+    """What has a checkpoints folder goes on alone: the same command would not say the same again."""
+    world = World(trained)
+    world.devices = 2
+    command = [sys.executable, "-c", textwrap.dedent(RUN), str(world.recipe), str(trained), "mesh"]
+    done = subprocess.run(command, cwd=trained, env=world.environment(), capture_output=True, text=True)
+    assert done.returncode and "set StudyConfig.together=1 for a mesh" in done.stderr
+    assert not (trained / "mesh" / "first" / "checkpoints").exists()
 
 
 def test_the_arms_differ(trained: Path) -> None:

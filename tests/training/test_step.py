@@ -208,20 +208,28 @@ def test_dropout_masks_follow_the_row_not_its_place():
     assert not np.allclose(a.example_nll, none.example_nll, atol=1e-3)
 
 
-def test_two_stacked_adapters_each_serve_their_rows():
-    """The adapter axis: rows are folded groups, and each group's result is that of its adapter alone."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_stacked_adapters_each_serve_their_rows(dtype):
+    """The adapter axis: rows are folded groups, and each group's result and gradient are those of its adapter alone."""
     from itune.models.config import LoRAConfig
     from itune.models.spec import model_spec
 
     both = model_spec(tiny.CONFIG, LoRAConfig(rank=4), adapters=2)
     params = tiny.params(both)
     batch = tiny.batch(4)
-    together = batch_loss(both, params, batch, REFERENCE)[1]
-    single = tiny.spec("lora")
+    compute = dataclasses.replace(REFERENCE, dtype=dtype)
+
+    def gradient(spec, params, rows):
+        loss = lambda train, frozen: batch_loss(spec, {**frozen, **train}, rows, compute)  # noqa: E731
+        return jax.jit(jax.grad(loss, has_aux=True))(*spec.partition(params))
+
+    grads, together = gradient(both, params, batch)
     for k in range(2):
         mine = {p: a[:, k : k + 1] if p in both.adapter_paths() else a for p, a in params.items()}
-        alone = batch_loss(single, mine, batch, REFERENCE)[1]
-        np.testing.assert_allclose(together[2 * k : 2 * k + 2], alone[2 * k : 2 * k + 2], atol=1e-5)
+        rows = jax.tree.map(lambda a, k=k: a[2 * k : 2 * k + 2], batch)
+        want, alone = gradient(tiny.spec("lora"), mine, rows)
+        np.testing.assert_allclose(together[2 * k : 2 * k + 2], alone, atol=1e-5)
+        assert_close({p: g[:, k : k + 1] for p, g in grads.items()}, want, 1e-5)
 
 
 def test_bfloat16_compute_is_close_and_keeps_float32_parameters():
