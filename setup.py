@@ -60,6 +60,7 @@ setup(
         "gcs": ["gcsfs>=2025.3"],
         "hub": ["datasets>=3"],
         "harness": ["lm-eval>=0.4.10"],
+        "ray": ["ray>=2.40"],
         "wandb": ["wandb>=0.18"],
         "dev": [
             "hypothesis",

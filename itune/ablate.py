@@ -27,6 +27,10 @@ def main(argv: Sequence[str]) -> int:
     if flags.propose:
         say_proposal(study)
         return 0
+    if flags.executor == "ray":
+        from itune.studies.on_ray import run_on_ray
+
+        return run_on_ray(study, flags.ray_address, flags.ray_resources)
     return run_study(study, part)
 
 
@@ -42,6 +46,11 @@ def _parser() -> cli.Parser:
         metavar="I/N",
         help="one of N processes that share DIR: every N-th run from the I-th",
     )
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where runs are made")
+    parser.add_argument(
+        "--ray_address", default="auto", metavar="HOST:PORT", help="of the cluster; auto: RAY_ADDRESS's"
+    )
+    parser.add_argument("--ray_resources", default="CPU=1", metavar="GPU=1,CPU=8", help="what each run takes of it")
     parser.add_argument("--propose", action="store_true", help="which mixture next, by the runs that are done")
     return parser
 

@@ -62,7 +62,7 @@ JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
 # What runs in the processes that prepare data and compute metrics, and so may load SeqIO and TensorFlow.
 MAY_IMPORT_SEQIO = {
     *(f"itune.data.{name}" for name in ("registry", "sources", "preprocess", "prepare", "prepare_task", "mixtures")),
-    *(f"itune.data.{name}" for name in ("vocabularies", "metrics", "niv2", "promptsource", "ready_tasks")),
+    *(f"itune.data.{name}" for name in ("vocabularies", "metrics", "niv2", "promptsource", "ready_tasks", "views")),
     "itune.data.prepare_rows",
     "itune.data.library.tasks",
     *(f"itune.data.collections.{name}" for name in ("alpaca_kin", "flan", "instructions", "medical")),

@@ -44,6 +44,8 @@ class DataConfig:
         more; 0 means all. max_clusters: the same of whole clusters.
       max_examples: train on at most so many examples of each task, chosen by key; 0 means all. It limits which are
         drawn, not how often the task is: that is its rate.
+      max_templates: train on the renderings of at most so many templates of each task, chosen by their ids' hashes; 0
+        means all. It needs each example prepared in all of them: `variants`.
       task_epochs: other limits for some tasks, by name or pattern: {"sums": 2}.
       contamination: what to do about evaluation text in training examples: "off", "report", "drop" or "stop".
       allowed_licences: what the tasks that are trained on may be under (ALLOWED_LICENSES): terms ("commercial",
@@ -75,6 +77,7 @@ class DataConfig:
     max_tasks: int = 0
     max_clusters: int = 0
     max_examples: int = 0
+    max_templates: int = 0
     task_epochs: dict[str, int] = dataclasses.field(default_factory=dict)
     contamination: str = "report"
     allowed_licences: tuple[str, ...] = ()
@@ -102,7 +105,8 @@ class DataConfig:
         for name in ("row_length", "window", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must be at least 1")
-        for name in ("prepare_seed", "max_epochs", "max_tasks", "max_clusters", "max_examples", "max_bad_records"):
+        counts = ("max_tasks", "max_clusters", "max_examples", "max_templates")
+        for name in ("prepare_seed", "max_epochs", *counts, "max_bad_records"):
             if getattr(self, name) < 0:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must not be negative")
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itune.data.keyed import key64
 from itune.data.packing import OVERLONG, Limits, fit
-from itune.data.records import INDEX
+from itune.data.records import INDEX, read_completed
 from itune.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class PlanTask:
 
     rate: relative to the other tasks'.  identity: the data set's, which keys the order of examples.  variants: V.
     directory, fingerprint: of the prepared split.  excluded: bool [examples], those never to be drawn; None for none.
+    unused: bool [records], the renderings never to be drawn; None for none.
     """
 
     name: str
@@ -74,6 +76,7 @@ class PlanTask:
     directory: Path = Path()
     fingerprint: str = ""
     excluded: np.ndarray | None = None
+    unused: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.overlong not in OVERLONG:
@@ -127,6 +130,35 @@ def capped(task: PlanTask, most: int) -> PlanTask:
     return dataclasses.replace(task, excluded=excluded)
 
 
+def with_templates(task: PlanTask, most: int) -> PlanTask:
+    """The task in the renderings of `most` of its templates (0, or as many as it has: in all).
+
+    Which, is by the hashes of their ids: tasks whose templates are called alike keep the same ones, and more keep all
+    that fewer do. Raises: UserError where examples have fewer renderings than the task has templates, for then fewer
+    templates would be fewer examples.
+    """
+    if not most:
+        return task
+    names = template_names(task)
+    if len(names) <= most:
+        return task
+    if task.variants < len(names):
+        raise UserError(
+            f"DataConfig.max_templates={most}: task {task.name!r} has {len(names)} templates, of which an example is "
+            f"prepared in DataConfig.variants={task.variants}; prepare it in all: DataConfig.variants={len(names)}"
+        )
+    kept = sorted(range(len(names)), key=lambda n: key64("max_templates", names[n]))[:most]
+    return dataclasses.replace(task, unused=~np.isin(task.index.template, kept))
+
+
+def template_names(task: PlanTask) -> list[str]:
+    """The ids of the templates that the split's records were made with; `TaskIndex.template` counts in them."""
+    completed = read_completed(task.directory)
+    if completed is None:
+        raise UserError(f"{task.directory}: not complete; delete the folder and prepare again")
+    return list(completed["template_names"])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placeable:
     """A task's examples that can be placed in a row, in one of their variants at least.
@@ -159,6 +191,8 @@ def placeable(task: PlanTask, limits: Limits) -> Placeable:
     usable = ~fitted.dropped.reshape(-1, task.variants)
     if task.excluded is not None:
         usable &= ~task.excluded[:, None]
+    if task.unused is not None:
+        usable &= ~task.unused.reshape(-1, task.variants)
     if not usable.any():
         raise UserError(
             f"task {task.name!r}: every example is dropped; none has targets within feature_lengths="
@@ -182,4 +216,6 @@ def plan_digest(inputs: dict[str, Any], tasks: Sequence[PlanTask]) -> str:
     whole = inputs | {"arrays": [task.index.digest() for task in tasks]}
     if any(task.excluded is not None for task in tasks):
         whole["excluded"] = [None if t.excluded is None else np.flatnonzero(t.excluded).tolist() for t in tasks]
+    if any(task.unused is not None for task in tasks):
+        whole["unused"] = [None if t.unused is None else hashlib.sha256(t.unused.tobytes()).hexdigest() for t in tasks]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -211,6 +211,10 @@ def get(name: str, where: str = "") -> seqio.Task | seqio.Mixture:
         raise UserError(f"{where}{name!r} is not available: {_unavailable[name]}")
     if lazy.load(name):
         return get(name, where)
+    from itune.data import views  # which needs what is above it
+
+    if views.register(name):
+        return get(name, where)
     if (whole := name.partition("/")[0]) in _unavailable:
         raise UserError(f"{where}{name!r} is not available: {_unavailable[whole]}")
     known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names(), *lazy.pending()]

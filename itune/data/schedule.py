@@ -26,7 +26,7 @@ from itune.data.allocation import UNLIMITED
 from itune.data.draws import DrawStream, by_task
 from itune.data.keyed import key64, permutation
 from itune.data.packing import PACKER_VERSION, Fitted, Limits, choose_budgets, fit, pack_windows
-from itune.data.plan_tasks import PlanTask, TaskIndex, capped, placeable, plan_digest
+from itune.data.plan_tasks import PlanTask, TaskIndex, capped, placeable, plan_digest, with_templates
 from itune.data.rates import lookup, nested, override, quantise_stages, scaled, stage_rates
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Plan:
             kept = [rate if t.name in chosen else 0.0 for t, rate in zip(tasks, by_task, strict=True)]
             tasks, rates = [dataclasses.replace(t, rate=rate) for t, rate in zip(tasks, kept, strict=True)], {}
         return cls(
-            [capped(task, data.max_examples) for task in tasks],
+            [with_templates(capped(task, data.max_examples), data.max_templates) for task in tasks],
             seed=seed,
             row_length=data.row_length,
             supervised_per_row=data.supervised_per_row,

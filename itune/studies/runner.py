@@ -69,21 +69,30 @@ def run_study(study: Study, part: Part = Part()) -> int:
     command goes on. Raises: UserError, of an arm's own run too, which it names.
     """
     console = Console(stderr=True)
-    study.folder.mkdir(parents=True, exist_ok=True)
-    study, found, weights = equalise(study, lambda line: say(console, line))
-    _record(study, found, weights)
-    every = list(runs(study))
-    mine = [(number, *run) for number, run in enumerate(every, 1)][part.index :: part.count]
-    for group in grouped(mine, study.config.together):
-        for number, arm, seed, config in group:
-            state = state_of(Path(config.model_dir))
-            say(console, f"study: run {number} of {len(every)}: {arm.name}, seed {seed}: {state}", "bold")
-        if code := _run_group(study, group):
+    study, every = opened(study, console)
+    for group in grouped(every[part.index :: part.count], study.config.together):
+        say_states(group, len(every), console)
+        if code := run_group(study, group):
             return code
     return finish(study, console)
 
 
 Numbered = tuple[int, Arm, int, RunConfig]  # the run's number, from 1, its arm, seed and configuration
+
+
+def opened(study: Study, console: Console) -> tuple[Study, list[Numbered]]:
+    """(the study with the steps that hold its unit equal; all its runs). Prepares data, makes folder and study.json."""
+    study.folder.mkdir(parents=True, exist_ok=True)
+    study, found, weights = equalise(study, lambda line: say(console, line))
+    _record(study, found, weights)
+    return study, [(number, *run) for number, run in enumerate(runs(study), 1)]
+
+
+def say_states(group: Sequence[Numbered], count: int, console: Console) -> None:
+    """ "study: run 3 of 12: without gsm8k, seed 0: not run", a line each."""
+    for number, arm, seed, config in group:
+        state = state_of(Path(config.model_dir))
+        say(console, f"study: run {number} of {count}: {arm.name}, seed {seed}: {state}", "bold")
 
 
 def grouped(numbered: Sequence[Numbered], together: int) -> Iterator[list[Numbered]]:
@@ -104,8 +113,11 @@ def _open_shape(config: RunConfig) -> Any:
     return None if begun else shape_of(config)
 
 
-def _run_group(study: Study, group: Sequence[Numbered]) -> int:
-    """0, or the exit code of a signal. A run that diverges is marked. Raises: UserError, which says whose."""
+def run_group(study: Study, group: Sequence[Numbered]) -> int:
+    """Trains what is left of the group. Returns 0, or the exit code of a signal; a run that diverges is marked.
+
+    Raises: UserError, which says whose.
+    """
     left = [run for run in group if state_of(Path(run[3].model_dir)) not in (DONE, DIVERGED)]
     if not left:
         return 0

@@ -40,7 +40,7 @@ from itune.training.step import StepMetrics, StepSettings, TrainState, batch_los
 LOSS = ("loss_index", "loss_targets", "loss_weights", "loss_task")  # of a batch, [B, T]
 # What may differ between runs of one step: which rows they draw, and how fast they learn.
 FREE_DATA: dict[str, Any] = {"mixture": "", "rates": {}, "rate_factors": {}, "curriculum": (), "task_epochs": {}}
-FREE_COUNTS = ("max_epochs", "max_tasks", "max_clusters", "max_examples", "window")
+FREE_COUNTS = ("max_epochs", "max_tasks", "max_clusters", "max_examples", "max_templates", "window")
 
 
 def shape_of(config: RunConfig) -> Any:
