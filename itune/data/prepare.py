@@ -184,7 +184,9 @@ def choose_splits(
     wanted: dict[str, list[str]] = {}
     for group, members in groups.items():
         split = request.split if group == "train" else request.eval_split
-        use = "trained on" if group == "train" else f"evaluated ({group})"
+        use = f"evaluated ({group})"
+        if group == "train":
+            use = "trained on" if request.split != request.eval_split else "used"  # nothing is trained on, it may be
         for info, _ in members:
             if info.name not in tasks:
                 continue

@@ -44,7 +44,7 @@ def proportions(plan: Plan, manifest: Manifest, split: str, *, steps: int, batch
     """
     summary = plan.summary(0, steps * batch_size)
     tasks = summary["tasks"]
-    totals = {name: sum(task[name] for task in tasks.values()) for name in COUNTS}
+    totals = {name: sum(task[name] for task in tasks.values()) for name in (*COUNTS, "pairs")}
     for planned, task in zip(plan.tasks, manifest.train, strict=True):
         prepared, row = task.splits[split], tasks[task.name]
         for name in ("examples", "tokens", "supervised_tokens"):

@@ -261,15 +261,16 @@ class Plan:
 
           {"rows": n,
            "rate_unit": "examples",
-           "tasks": {name: {"share_asked", "share_got", "examples", "tokens", "supervised_tokens", "truncated",
-                            "truncated_targets", "dropped", "epochs"}},
+           "tasks": {name: {"share_asked", "share_got", "examples", "tokens", "supervised_tokens", "pairs",
+                            "truncated", "truncated_targets", "dropped", "epochs"}},
            "fill": {"tokens", "supervised", "segments"}}
 
         Shares are of the rates' unit, in 0..1; what is asked of windows that are partly in the stretch counts whole. Of
         `examples`, `truncated` lost tokens, `truncated_targets` their EOS too. dropped: examples of the task that are
         never drawn, too long for its policy or excluded. epochs: passes within the stretch, over the examples that are
-        drawn. Fills are of L, T and S, in 0..1; only the scarcest of the three can be near 1. Of an encoder-decoder
-        "encoder" stands beside them, and "tokens" are the decoder's.
+        drawn. pairs: of a query and a key that it sees, in a decoder without windows. Fills are of L, T and S, in 0..1;
+        only the scarcest of the three can be near 1. Of an encoder-decoder "encoder" stands beside them, and "tokens"
+        are the decoder's.
         """
         last_row = min(last_row, self.ensure_rows(last_row + 1))
         sums = self._sums(first_row, last_row)
@@ -292,7 +293,7 @@ class Plan:
 
     def _sums(self, first_row: int, last_row: int) -> dict[str, np.ndarray]:
         """Counts by task, int64 [K] each, named as in `summary`, over rows that are planned."""
-        names = ("examples", "tokens", "supervised_tokens", "truncated", "truncated_targets", "encoder_tokens")
+        names = ("examples", "tokens", "supervised_tokens", "truncated", "truncated_targets", "encoder_tokens", "pairs")
         sums = {name: np.zeros(len(self.tasks), np.int64) for name in names}
         while first_row < last_row:
             window, row = self.locate(first_row)
@@ -300,7 +301,12 @@ class Plan:
             end = min(len(chunk.start) - 1, r + last_row - first_row)
             part = slice(chunk.start[r], chunk.start[end])
             tokens = chunk.num_inputs + chunk.num_targets
-            columns = (np.ones_like(tokens), tokens, chunk.predictions, chunk.cut, chunk.cut_targets, chunk.num_inputs)
+            inputs, decoder = chunk.num_inputs, chunk.num_targets if self.Le else tokens
+            pairs = decoder * (decoder + 1) // 2
+            if self.converter == "prefix_lm":
+                pairs = pairs + inputs * (inputs - 1) // 2
+            ones = np.ones_like(tokens)
+            columns = (ones, tokens, chunk.predictions, chunk.cut, chunk.cut_targets, inputs, pairs)
             for name, column in zip(names, columns, strict=True):
                 # float64 holds these sums exactly.
                 sums[name] += np.bincount(chunk.task[part], column[part], len(self.tasks)).astype(np.int64)

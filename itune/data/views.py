@@ -81,8 +81,9 @@ def without_instructions(template: RowTemplate, head: str, where: str) -> RowTem
         return dataclasses.replace(template, inputs=said + "\n".join(f"{{{name}}}" for name in fields))
     if isinstance(template, VariantTemplate):
         plain = without_instructions(template.wording.template, head, where)
-        wording = dataclasses.replace(template.wording, inputs=plain.inputs) if isinstance(plain, Template) else None
-        return wording and dataclasses.replace(template, wording=wording)
+        if not isinstance(plain, Template):
+            return None
+        return dataclasses.replace(template, wording=dataclasses.replace(template.wording, inputs=plain.inputs))
     if isinstance(template, FewShot):
         inner = without_instructions(template.template, head, where)
         return inner and dataclasses.replace(template, template=inner)

@@ -17,19 +17,20 @@ from itune.weights.shards import weights_digest
 UNITS = ("examples", "tokens", "supervised_tokens")
 MOST_TIMES = 16  # the base's steps, that an arm may take
 
-Amounts = Mapping[str, int]  # "steps", UNITS and, of a decoder, "flops"
+Amounts = Mapping[str, int]  # "steps", UNITS and "pairs" or, of a decoder, "flops"
 
 
 def amounts(config: RunConfig, data: DataSide, steps: int | None = None) -> Amounts:
     """Over the run's own steps, or so many."""
     totals = plan_record(config, data, steps)["summary"]["totals"]
-    return {"steps": steps or config.train.steps} | {unit: totals[unit] for unit in UNITS}
+    return {"steps": steps or config.train.steps} | {unit: totals[unit] for unit in (*UNITS, "pairs")}
 
 
 def with_flops(amount: Amounts, config: RunConfig, data: DataSide) -> Amounts:
     spec = model_spec(data.model, config.tuning)
-    flops = training_flops(spec, amount["tokens"], amount["supervised_tokens"])
-    return dict(amount) if flops is None else {**amount, "flops": flops}
+    flops = training_flops(spec, amount["tokens"], amount["supervised_tokens"], amount["pairs"])
+    said = {unit: n for unit, n in amount.items() if unit != "pairs"}
+    return said if flops is None else {**said, "flops": flops}
 
 
 def equalise(study: Study, echo: Callable[[str], None]) -> tuple[Study, dict[str, Amounts], str]:

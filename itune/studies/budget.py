@@ -46,12 +46,10 @@ def budget(study: Study, found: Mapping[str, Amounts]) -> list[str]:
     open_arms = [name for name, state, _ in states if state != DONE]
     lines.append(_seen(study))
     lines.append(_hours(found, open_arms, finished))
-    tokens = sum(amount["tokens"] for amount in found.values()) * len(study.config.seeds)
-    return [
-        *lines,
-        f"{len(study.arms)} arms x {len(study.config.seeds)} seeds = {len(states)} runs, {tokens:,} tokens; "
-        f"{len(finished)} done",
-    ]
+    seeds = len(study.config.seeds)
+    tokens = sum(amount["tokens"] for amount in found.values()) * seeds
+    said = f"{len(study.arms)} arms x {seeds} {'seed' if seeds == 1 else 'seeds'} = {len(states)} runs"
+    return [*lines, f"{said}, {tokens:,} tokens; {len(finished)} done"]
 
 
 def _hours(found: Mapping[str, Amounts], open_arms: Sequence[str], finished: Sequence[str]) -> str:
