@@ -23,10 +23,13 @@ BLOCK = 64  # smaller than elsewhere: packing masks more of it, and scores stay 
 NEGATIVE = -1e30  # finite: exp(NEGATIVE - NEGATIVE) must not be NaN in a block that is masked throughout
 
 
-def choose_backend(name: str, length: int) -> str:
-    """Resolves "auto" and refuses what can't be honoured: a silently ignored mask is the worst of bugs."""
+def choose_backend(name: str, length: int, platform: str) -> str:
+    """Resolves "auto" on a platform ("cpu", "gpu", "tpu") and refuses what can't be honoured.
+
+    A silently ignored mask is the worst of bugs.
+    """
     if name == "auto":
-        return "blockwise" if jax.default_backend() == "cpu" and length % BLOCK == 0 else "reference"
+        return "blockwise" if platform == "cpu" and length % BLOCK == 0 else "reference"
     if name == "blockwise" and length % BLOCK:
         raise ValueError(
             f"attention='blockwise' needs rows of a multiple of {BLOCK} tokens, not {length}; "
@@ -62,7 +65,8 @@ def attend(
     Returns: [B, L, H, K], in q's dtype.
     Raises: ValueError if the backend can't take this shape.
     """
-    backend = choose_backend(backend, q_BLHK.shape[1])
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    backend = choose_backend(backend, q_BLHK.shape[1], platform)
     backends: dict[str, Callable] = {"reference": reference_attention, "blockwise": blockwise_attention}
     scores = Scores(scale or 1.0 / math.sqrt(q_BLHK.shape[3]), softcap)
     masks = {"bidirectional": bidirectional_BL, "window": window}

@@ -16,7 +16,7 @@ class Compute:
     """How a forward pass is computed; none of it changes what is computed.
 
     dtype: of the operands of wide products.  scan: loop over one compiled layer.  attention: backend.
-    remat: what the backward pass makes again, see `WeightsConfig`.  mesh: None for one device.
+    remat: what the backward pass makes again, see `WeightsConfig`.  mesh: None for one device, the default one.
     """
 
     dtype: str = "float32"
@@ -26,9 +26,14 @@ class Compute:
     mesh: Mesh | None = None
 
     @property
+    def platform(self) -> str:
+        """What it is compiled for, which need not be what this machine has."""
+        return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+
+    @property
     def activations(self) -> str:
         """The dtype of what lies between products. On CPU float32: elementwise bfloat16 is emulated there."""
-        return "float32" if jax.default_backend() == "cpu" else self.dtype
+        return "float32" if self.platform == "cpu" else self.dtype
 
     def again(self, function: Callable) -> Callable:
         """For what is cheap to make again (norms, rotations, activations, thin adapter products): not kept for the

@@ -7,28 +7,45 @@ and no gradients of frozen weights. Not counted: everything that is no product.
 
 from __future__ import annotations
 
-from itune.models.config import EncoderDecoderConfig
+from itune.models.config import AnyModelConfig, EncoderDecoderConfig
 from itune.models.spec import ModelSpec, model_spec
 
 MATRICES = ("w", "lora_a", "lora_b")
 
 
-def training_flops(spec: ModelSpec, tokens: int, supervised: int, pairs: int) -> int | None:
-    """Over so many tokens, of which `supervised` go through the head; None for an encoder-decoder, whose tokens go
-    through one half or the other.
+def training_flops(
+    spec: ModelSpec, tokens: int, supervised: int, pairs: int, *, encoder_tokens: int = 0, encoder_pairs: int = 0
+) -> int | None:
+    """Over so many tokens, of which `supervised` go through the head.
 
     pairs: of a query and a key that it sees, as in `itune.data.schedule.Plan.summary`. Of a layer with a window W they
-    are taken to be W a token at most.
+    are taken to be W a token at most.  encoder_tokens, encoder_pairs: of an encoder-decoder, whose `tokens` and `pairs`
+    are the decoder's, `pairs` with those between the two; None where they are not given.
     """
     config = spec.config
-    if isinstance(config, EncoderDecoderConfig):
-        return None
     whole = model_spec(config, spec.tuning) if spec.quantise else spec  # codes have another shape than weights
     matrices = [p for p in whole.paths if p.rpartition("/")[2] in MATRICES]
-    inside, trained = whole.count(matrices), whole.count([p for p in matrices if p in whole.trainable])
     head = config.vocab_size * config.width
     head_trains = ("embed" if config.tied_embeddings else "head") in whole.trainable
-    seen = sum(min(pairs, tokens * kind.window) if kind.window else pairs for kind in config.layers)
-    attention = 3 * 2 * 2 * seen * config.num_heads * config.head_dim  # queries, keys and values all have gradients
-    # Forward, the gradient of what comes in, the gradient of what trains.
-    return 2 * tokens * (2 * inside + trained) + 2 * supervised * head * (3 if head_trains else 2) + attention
+    total = 2 * supervised * head * (3 if head_trains else 2)
+    if isinstance(config, EncoderDecoderConfig):
+        if not encoder_tokens:
+            return None
+        seen = config.encoder_layers * encoder_pairs + config.decoder_layers * pairs
+    else:
+        seen = sum(min(pairs, tokens * kind.window) if kind.window else pairs for kind in config.layers)
+    for path in matrices:
+        # Forward, the gradient of what comes in, the gradient of what trains.
+        through = encoder_tokens if _reads_encoder(path) else tokens
+        total += 2 * through * whole.count([path]) * (3 if path in whole.trainable else 2)
+    return total + forward_attention(config, seen) * 3  # queries, keys and values all have gradients
+
+
+def forward_attention(config: AnyModelConfig, seen: int) -> int:
+    """Of so many pairs, summed over layers: scores and sums of values."""
+    return 2 * 2 * seen * config.num_heads * config.head_dim
+
+
+def _reads_encoder(path: str) -> bool:
+    """Whether the encoder's tokens go through it: its own layers', and what cross attention makes of them."""
+    return path.startswith("encoder/") or ("/cross" in path and ("k_proj" in path or "v_proj" in path))

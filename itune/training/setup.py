@@ -15,7 +15,7 @@ from itune.data.proportions import proportions
 from itune.errors import UserError
 from itune.models.adapters import magnitudes
 from itune.models.compute import Compute
-from itune.models.config import LoRAConfig
+from itune.models.config import AnyModelConfig, LoRAConfig
 from itune.models.head import Objective
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
 from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding, replicated
@@ -53,7 +53,7 @@ class ModelSide:
         params |= {p: self.place(p, a) for p, a in self.start.items()}
         opt_state = jax.jit(self.optimizer.init)(params)
         step = jax.device_put(jnp.zeros((), jnp.int32), replicated(self.mesh))
-        return TrainState(params, jax.device_put(opt_state, _like_params(opt_state, self)), step)
+        return TrainState(params, jax.device_put(opt_state, state_shardings(opt_state, self.spec, self.mesh)), step)
 
     def place(self, path: str, array: np.ndarray) -> jax.Array:
         return jax.device_put(array, param_sharding(self.mesh, self.spec.axes[path], array.shape))
@@ -66,17 +66,50 @@ class ModelSide:
         return {**self.frozen, **state.params}
 
 
-def _like_params(opt_state, side: ModelSide):
-    """Shardings for an optimizer state: moments lie as their parameters do, everything else is copied."""
+def state_shardings(opt_state, spec: ModelSpec, mesh: jax.sharding.Mesh):
+    """For an optimizer state: moments lie as their parameters do, everything else is copied."""
 
     def sharding(keys, leaf):
         names = [str(getattr(k, "key", "")) for k in keys]
-        path = next((n for n in reversed(names) if n in side.spec.axes), None)
-        if path is not None and leaf.shape == side.spec.shapes[path]:
-            return param_sharding(side.mesh, side.spec.axes[path], leaf.shape)
-        return replicated(side.mesh)
+        path = next((n for n in reversed(names) if n in spec.axes), None)
+        if path is not None and leaf.shape == spec.shapes[path]:
+            return param_sharding(mesh, spec.axes[path], leaf.shape)
+        return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(sharding, opt_state)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepParts:
+    """What a step is made of, without an array: on the devices of `compute.mesh`, which need not be here."""
+
+    spec: ModelSpec
+    compute: Compute
+    optimizer: Optimizer
+    settings: StepSettings
+
+    def jitted(self) -> Any:
+        """The step; its first argument's buffers are taken over."""
+        return jax.jit(make_train_step(self.spec, self.optimizer, self.settings), donate_argnums=0)
+
+
+def step_parts(
+    config: RunConfig, model: AnyModelConfig, mesh: jax.sharding.Mesh | None, *, num_tasks: int, num_segments: int
+) -> StepParts:
+    """mesh: None for the default device. Raises: ValueError, as `model_spec`."""
+    w, t = config.weights, config.train
+    compute = Compute(dtype=w.compute_dtype, scan=w.scan_layers, attention=w.attention, remat=w.remat, mesh=mesh)
+    settings = StepSettings(
+        num_tasks=num_tasks,
+        num_segments=num_segments,
+        accumulation=t.accumulation,
+        dropout_rate=t.dropout_rate,
+        neftune_alpha=t.neftune_alpha,
+        objective=Objective(model.final_softcap, label_smoothing=t.label_smoothing, z_loss=t.z_loss),
+        compute=compute,
+    )
+    optimizer = make_optimizer(config.optimizer, b_rate=getattr(config.tuning, "b_rate", 1.0))
+    return StepParts(model_spec(model, config.tuning, quantise=w.quantise), compute, optimizer, settings)
 
 
 def model_side(config: RunConfig, data: DataSide) -> ModelSide:
@@ -89,35 +122,21 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
             accumulation=config.train.accumulation,
             num_kv_heads=data.model.num_kv_heads,
         )
-        spec = model_spec(data.model, config.tuning, quantise=config.weights.quantise)
+        parts = step_parts(
+            config,
+            data.model,
+            mesh if mesh.size > 1 else None,
+            num_tasks=len(data.manifest.train),
+            num_segments=data.plan.S,
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
-    w = config.weights
-    compute = Compute(
-        dtype=w.compute_dtype,
-        scan=w.scan_layers,
-        attention=w.attention,
-        remat=w.remat,
-        mesh=mesh if mesh.size > 1 else None,
-    )
+    spec, compute = parts.spec, parts.compute
     place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
     start = _start(config, spec)
     base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)
-    optimizer = make_optimizer(config.optimizer, b_rate=getattr(config.tuning, "b_rate", 1.0))
-    settings = StepSettings(
-        num_tasks=len(data.manifest.train),
-        num_segments=data.plan.S,
-        accumulation=config.train.accumulation,
-        dropout_rate=config.train.dropout_rate,
-        neftune_alpha=config.train.neftune_alpha,
-        objective=Objective(
-            data.model.final_softcap, label_smoothing=config.train.label_smoothing, z_loss=config.train.z_loss
-        ),
-        compute=compute,
-    )
-    step = jax.jit(make_train_step(spec, optimizer, settings), donate_argnums=0)
-    return ModelSide(spec, mesh, compute, optimizer, frozen, base_train, start, step)
+    return ModelSide(spec, mesh, compute, parts.optimizer, frozen, base_train, start, parts.jitted())
 
 
 def _start(config: RunConfig, spec: ModelSpec) -> Mapping[str, np.ndarray]:

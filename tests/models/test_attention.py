@@ -120,4 +120,4 @@ def test_first_key_block_skips_what_packing_masks():
 
 def test_blockwise_refuses_a_length_it_cannot_take():
     with pytest.raises(ValueError, match="multiple of 64.*'reference'"):
-        choose_backend("blockwise", 100)
+        choose_backend("blockwise", 100, "cpu")

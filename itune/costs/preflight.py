@@ -1,0 +1,173 @@
+"""`itune.preflight`: a recipe against topologies, and the best arrangement of it on each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from itune.config.run import RunConfig
+from itune.costs import report
+from itune.costs.estimate import Estimate, Load, estimate, full_rows
+from itune.errors import UserError
+from itune.evaluation.results import write_text
+from itune.models.config import AnyModelConfig, EncoderDecoderConfig
+from itune.models.families import read_config
+from itune.parallel.config import MeshConfig
+from itune.parallel.topology import Topology, topology
+from itune.training.abstract import Shapes
+
+EXIT_DOES_NOT_FIT = 4
+REMATS = ("none", "cheap", "dots", "full")
+TENSORS = (1, 2, 4, 8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """steps, price: of the whole run, of a chip's hour.  tasks: of the plan; {} where no data was looked at."""
+
+    config: RunConfig
+    model: AnyModelConfig
+    shapes: Shapes
+    load: Load
+    tasks: dict[str, Any]
+
+
+def preflight(
+    config: RunConfig,
+    topologies: Sequence[str],
+    *,
+    model_config: str = "",
+    search: int = 0,
+    price: float = 0.0,
+    output_format: str = "text",
+    picture: str = "",
+    echo: Callable[[str], None] = lambda line: None,
+) -> int:
+    """0 if the run fits on every topology (none: the devices at hand), else 4. Raises: UserError.
+
+    model_config: a config.json to take the model from; no weights and no data are needed then.  search: compile at most
+    so many arrangements for each topology, and tell the best.  picture: an SVG file to write.
+    """
+    asked = _asked(config, model_config, echo)
+    found = []
+    for name in topologies or [""]:
+        target = topology(name) if name else None
+        found.append(best(asked, target, search, echo) if search else measure(asked, target, echo))
+    steps = config.train.steps
+    if picture:
+        write_text(Path(picture), report.picture(found))
+    if output_format == "json":
+        tasks = {"tasks": asked.tasks}
+        print(
+            json.dumps({"topologies": [report.as_json(e, steps=steps, price=price) for e in found]} | tasks, indent=1)
+        )
+    else:
+        for one in found:
+            print("\n".join(report.lines(one, steps=steps, price=price)))
+        if asked.tasks:
+            print("\n".join([f"over {steps:,} steps:", *report.task_lines(asked.tasks)]))
+        if len(found) > 1:
+            print("\n".join(["", *report.table(found, steps=steps, price=price)]))
+        print("\n".join(report.assumptions(found)))
+    return 0 if all(e.fits for e in found) else EXIT_DOES_NOT_FIT
+
+
+def _asked(config: RunConfig, model_config: str, echo: Callable[[str], None]) -> Asked:
+    data, train = config.data, config.train
+    if model_config:
+        path = Path(model_config)
+        model = read_config(path if path.is_dir() else path.parent)
+        whole = isinstance(model, EncoderDecoderConfig)
+        shapes = Shapes(
+            rows=train.batch_size,
+            row_length=data.row_length,
+            supervised=data.supervised_per_row or data.row_length,
+            segments=data.segments_per_row or 16,
+            encoder_length=data.encoder_row_length if whole else 0,
+            prefix_lm=data.converter == "prefix_lm",
+        )
+        return Asked(config=config, model=model, shapes=shapes, load=full_rows(shapes), tasks={})
+    from itune.training.data_side import data_side
+    from itune.training.setup import plan_record
+
+    side = data_side(config, echo)
+    plan = side.plan
+    shapes = Shapes(
+        rows=train.batch_size,
+        row_length=plan.L,
+        supervised=plan.T,
+        segments=plan.S,
+        encoder_length=plan.Le,
+        prefix_lm=data.converter == "prefix_lm",
+        num_tasks=len(side.manifest.train),
+    )
+    summary = plan_record(config, side)["summary"]
+    mean = {name: math.ceil(n / train.steps) for name, n in summary["totals"].items()}
+    load = Load(tokens=mean["tokens"], supervised=mean["supervised_tokens"], pairs=mean["pairs"], assumed=False)
+    if plan.Le:  # its examples' halves are not counted apart
+        load = full_rows(shapes)
+    return Asked(config=config, model=side.model, shapes=shapes, load=load, tasks=summary["tasks"])
+
+
+def measure(asked: Asked, target: Topology | None, echo: Callable[[str], None]) -> Estimate:
+    """The recipe as it is."""
+    echo(f"compiling for {target.name if target else 'the devices at hand'} ...")
+    return estimate(asked.config, asked.model, asked.shapes, asked.load, target)
+
+
+def best(asked: Asked, target: Topology | None, most: int, echo: Callable[[str], None]) -> Estimate:
+    """Of at most `most` arrangements the one to be expected quickest that fits; of none that fits, the smallest.
+
+    What is learnt is the same in all: rows are split over devices and microbatches, and what is kept for the backward
+    pass differs. On each mesh the first that fits ends the search there, for those after it compute more.
+    """
+    found: list[Estimate] = []
+    done: set[tuple[int, int]] = set()
+    for config in _arrangements(asked, target):
+        mesh = (config.mesh.fsdp, config.mesh.tensor)
+        if mesh in done or len(found) >= most:
+            continue
+        echo(
+            f"compiling for {target.name if target else 'the devices at hand'}: fsdp {config.mesh.fsdp}, tensor "
+            f"{config.mesh.tensor}, {config.train.accumulation} parts, remat {config.weights.remat} ..."
+        )
+        one = estimate(config, asked.model, asked.shapes, asked.load, target)
+        found.append(one)
+        if one.fits:
+            done.add(mesh)
+    if not found:
+        raise UserError(f"TrainConfig.batch_size={asked.shapes.rows}: no mesh of these devices divides it")
+    fitting = [e for e in found if e.fits]
+    if not fitting:
+        return min(found, key=lambda e: e.used)
+    return min(fitting, key=lambda e: e.expected if math.isfinite(e.expected) else e.executed)
+
+
+def _arrangements(asked: Asked, target: Topology | None) -> Iterator[RunConfig]:
+    """Fewest parts first, and what computes least; every mesh at each."""
+    import jax
+
+    devices = len(target.devices if target else jax.devices())
+    slices = target.slices if target else 1
+    rows = asked.shapes.rows
+    meshes = []
+    for tensor in TENSORS:
+        over = devices // slices // tensor
+        if over and devices % (slices * tensor) == 0 and asked.model.num_kv_heads % tensor == 0:
+            meshes.append(MeshConfig(data=slices, fsdp=over, tensor=tensor))
+    parts = 1
+    while parts <= rows:
+        for remat in REMATS:
+            for mesh in meshes:
+                if rows % (mesh.data * mesh.fsdp * parts) == 0:
+                    yield dataclasses.replace(
+                        asked.config,
+                        mesh=mesh,
+                        train=dataclasses.replace(asked.config.train, accumulation=parts),
+                        weights=dataclasses.replace(asked.config.weights, remat=remat),
+                    )
+        parts *= 2
