@@ -17,6 +17,7 @@ import jax
 
 from itune.config.run import RunConfig
 from itune.errors import UserError
+from itune.models.attention import choose_backend
 from itune.models.config import AnyModelConfig, EncoderDecoderConfig
 from itune.models.flops import MATRICES, forward_attention, training_flops
 from itune.parallel.collectives import by_kind, collectives
@@ -198,13 +199,13 @@ def _limit_here() -> int:
 
 
 def _flops(config: RunConfig, parts: StepParts, shapes: Shapes, load: Load) -> tuple[int, int]:
-    """(of the model's products; executed: padding, masked pairs and what is computed again included)."""
+    """(of the model's products; executed: padding, what attention masks and what is computed again included)."""
     spec, model = parts.spec, parts.spec.config
     more = {"encoder_tokens": load.encoder_tokens, "encoder_pairs": load.encoder_pairs}
     flops = training_flops(spec, load.tokens, load.supervised, load.pairs, **more) or 0
     # Rows are computed whole; the reference attention computes what is masked, too.
     B, L, Le = shapes.rows, shapes.row_length, shapes.encoder_length
-    pairs = B * L * (L + Le) if _dense(config, parts) else load.pairs
+    pairs = B * L * (L + Le) if _dense(parts, L, shapes.prefix_lm) else load.pairs
     more = {"encoder_tokens": B * Le, "encoder_pairs": B * Le**2}
     executed = training_flops(spec, B * L, load.supervised, pairs, **more) or 0
     if again := RECOMPUTED[config.weights.remat]:
@@ -217,9 +218,12 @@ def _flops(config: RunConfig, parts: StepParts, shapes: Shapes, load: Load) -> t
     return flops, executed
 
 
-def _dense(config: RunConfig, parts: StepParts) -> bool:
+def _dense(parts: StepParts, length: int, bidirectional: bool) -> bool:
     """Whether attention computes all pairs of a row."""
-    return config.weights.attention in ("auto", "reference") or isinstance(parts.spec.config, EncoderDecoderConfig)
+    if isinstance(parts.spec.config, EncoderDecoderConfig):
+        return True
+    compute = parts.compute
+    return choose_backend(compute.attention, length, compute.platform, bidirectional) == "reference"
 
 
 def _least(

@@ -1,4 +1,4 @@
-"""Attention over packed rows: one dispatch, two backends, the same numbers.
+"""Attention over packed rows: one dispatch, three backends, the same numbers.
 
 Legend: B rows, L tokens, H query heads, G key-value heads (H = G * R), K head width.
 A token attends to earlier tokens of its own segment, and to itself; and to the tokens of its segment that are marked
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,22 +19,34 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from itune.models.splash import LANES, splash_attention
+
 BLOCK = 64  # smaller than elsewhere: packing masks more of it, and scores stay in the cache of a core
 NEGATIVE = -1e30  # finite: exp(NEGATIVE - NEGATIVE) must not be NaN in a block that is masked throughout
 
 
-def choose_backend(name: str, length: int, platform: str) -> str:
+def choose_backend(name: str, length: int, platform: str, bidirectional: bool = False) -> str:
     """Resolves "auto" on a platform ("cpu", "gpu", "tpu") and refuses what can't be honoured.
 
     A silently ignored mask is the worst of bugs.
     """
+    splash = length % LANES == 0 and not bidirectional
+    if name == "auto" and platform == "cpu":
+        return "blockwise" if length % BLOCK == 0 else "reference"
     if name == "auto":
-        return "blockwise" if platform == "cpu" and length % BLOCK == 0 else "reference"
+        return "splash" if platform == "tpu" and splash else "reference"
     if name == "blockwise" and length % BLOCK:
         raise ValueError(
             f"attention='blockwise' needs rows of a multiple of {BLOCK} tokens, not {length}; "
             "'reference' takes any length"
         )
+    if name == "splash" and platform != "tpu":
+        raise ValueError(f"attention='splash' is a TPU's kernel, and this runs on {platform}; 'auto' takes what fits")
+    if name == "splash" and not splash:
+        why = (
+            f"rows of a multiple of {LANES} tokens, not {length}" if length % LANES else "tokens that see no later one"
+        )
+        raise ValueError(f"attention='splash' needs {why}; 'reference' takes any")
     return name
 
 
@@ -46,6 +58,7 @@ def attend(
     bidirectional_BL=None,
     *,
     window=None,
+    windows: Sequence[int] = (),
     scale: float = 0.0,
     softcap: float = 0.0,
     backend: str = "auto",
@@ -58,15 +71,17 @@ def attend(
       segment_ids_BL: int32, 0 is padding; a segment's tokens are contiguous.
       bidirectional_BL: bool, the tokens that all of their segment see: the beginning of a segment; None for none.
       window: int32 scalar, may be traced: tokens that a query sees, itself among them; None for all.
+      windows: the widths that `window` may have in this model, 0 for all tokens: read by "splash" alone.
       scale: of the scores; 0 is 1 / sqrt(K).  softcap: cap * tanh(scores / cap), where the cap is not 0.
-      backend: "reference" (any shape, any device), "blockwise" (skips blocks that packing masks), "auto".
+      backend: "reference" (any shape, any device), "blockwise" (skips blocks that packing masks), "splash" (TPU,
+        causal), "auto".
       mesh: where rows lie on (data, fsdp) and heads on tensor; None for one device.
 
     Returns: [B, L, H, K], in q's dtype.
     Raises: ValueError if the backend can't take this shape.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    backend = choose_backend(backend, q_BLHK.shape[1], platform)
+    backend = choose_backend(backend, q_BLHK.shape[1], platform, bidirectional_BL is not None)
     backends: dict[str, Callable] = {"reference": reference_attention, "blockwise": blockwise_attention}
     scores = Scores(scale or 1.0 / math.sqrt(q_BLHK.shape[3]), softcap)
     masks = {"bidirectional": bidirectional_BL, "window": window}
@@ -74,6 +89,9 @@ def attend(
 
     def inner(q, k, v, segment_ids, *rest):
         found = dict(zip(given, rest, strict=True))
+        if backend == "splash":
+            width = found.get("window")
+            return splash_attention(q, k, v, segment_ids, width, windows=windows, scale=scores.scale, softcap=softcap)
         return backends[backend](q, k, v, segment_ids, found.get("bidirectional"), found.get("window"), scores)
 
     arguments = (q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *(masks[name] for name in given))

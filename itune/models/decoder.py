@@ -52,6 +52,7 @@ class Attention(nnx.Module):
         heads, groups = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.config = c
         self.scores = Scores(c.attention_scale or c.head_dim**-0.5, c.attention_softcap)
+        self.windows = tuple(dict.fromkeys(kind.window for kind in c.layers))
         path, into, outof = "layers/attention", dict(kw, bias=c.qkv_bias), dict(kw, bias=c.o_bias)
         self.q_proj = Linear(f"{path}/q_proj", c.width, heads, ("embed", "heads"), lora, **into)
         self.k_proj = Linear(f"{path}/k_proj", c.width, groups, ("embed", "kv_heads"), lora, **into)
@@ -129,6 +130,7 @@ class Block(nnx.Module):
             segment_ids_BL,
             bidirectional_BL,
             window=at.window,
+            windows=self.attention.windows,
             scale=self.attention.scores.scale,
             softcap=self.attention.scores.softcap,
             backend=compute.attention,

@@ -228,8 +228,10 @@ class EncoderDecoder(nnx.Module):
 
     def encode(self, tokens_BM, segments_BM, compute: Compute, dropout: Dropout = NO_DROPOUT):
         """[B, M, D]. Tokens of a segment see each other in both directions."""
-        if compute.attention == "blockwise":
-            raise ValueError("attention='blockwise' can't add T5's relative positions; 'reference' or 'auto' can")
+        if compute.attention in ("blockwise", "splash"):
+            raise ValueError(
+                f"attention={compute.attention!r} can't add T5's relative positions; 'reference' or 'auto' can"
+            )
         x_BMD = self._embed(tokens_BM, compute)
         if dropout.neftune and dropout.keys_B is not None:
             x_BMD = neftune(x_BMD, segments_BM, dropout.neftune, dropout.keys_B)

@@ -80,8 +80,10 @@ def _check_kind(config: RunConfig, model: AnyModelConfig) -> None:
                 f"{source} is an encoder-decoder ({family}): it needs DataConfig.converter='encoder_decoder' and "
                 f"prompt_format='seq2seq', not {given[0]!r} and {given[1]!r}"
             )
-        if config.weights.attention == "blockwise":
-            raise UserError("WeightsConfig.attention='blockwise' can't add T5's relative positions; 'auto' can")
+        if config.weights.attention in ("blockwise", "splash"):
+            raise UserError(
+                f"WeightsConfig.attention={config.weights.attention!r} can't add T5's relative positions; 'auto' can"
+            )
     elif given[0] == "encoder_decoder":
         raise UserError(
             f"DataConfig.converter='encoder_decoder' needs an encoder-decoder; {source} is a decoder ({family}): "

@@ -7,6 +7,7 @@ import pytest
 
 from itune.models import attention
 from itune.models.attention import attend, choose_backend
+from itune.models.splash import splash_attention
 
 B, L, H, G, K = 2, 512, 6, 2, 16
 
@@ -121,3 +122,47 @@ def test_first_key_block_skips_what_packing_masks():
 def test_blockwise_refuses_a_length_it_cannot_take():
     with pytest.raises(ValueError, match="multiple of 64.*'reference'"):
         choose_backend("blockwise", 100, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("layout", "window", "windows", "more"),
+    [
+        ("many", None, (0,), {}),
+        ("padding", None, (0,), {"softcap": 1.5, "scale": 0.4}),
+        ("on block edges", 70, (70,), {}),
+        ("many", 130, (0, 130), {}),
+        ("many", 2**30, (0, 130), {}),
+    ],
+    ids=str,
+)
+def test_the_kernel_for_tpus_equals_the_reference_in_value_and_gradient(layout, window, windows, more):
+    """Its operations, interpreted: no TPU is needed, nor shown to be quick."""
+    seg, width = LAYOUTS[layout], None if window is None else jnp.int32(window)
+    weight = jnp.cos(jnp.arange(B * L * H * K, dtype=jnp.float32)).reshape(B, L, H, K)
+
+    def splash(q, k, v):
+        given = {"scale": K**-0.5} | more
+        return splash_attention(q, k, v, seg, width, windows=windows, interpret=True, **given)
+
+    def reference(q, k, v):
+        return attend(q, k, v, seg, window=width, backend="reference", **more)
+
+    def run(function):
+        loss = lambda *qkv: (function(*qkv) * weight).sum()  # noqa: E731
+        return function(*inputs()), *jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs())
+
+    for name, got, want in zip(("out", "dq", "dk", "dv"), run(splash), run(reference), strict=True):
+        np.testing.assert_allclose(got, want, atol=3e-5, err_msg=name)
+
+
+def test_each_platform_has_its_backend_and_no_request_is_dropped():
+    assert choose_backend("auto", 512, "tpu") == "splash"
+    assert choose_backend("auto", 512, "tpu", bidirectional=True) == "reference"
+    assert choose_backend("auto", 100, "tpu") == choose_backend("auto", 512, "gpu") == "reference"
+    assert choose_backend("auto", 512, "cpu") == "blockwise"
+    with pytest.raises(ValueError, match="a TPU's kernel, and this runs on cpu"):
+        choose_backend("splash", 512, "cpu")
+    with pytest.raises(ValueError, match="tokens that see no later one"):
+        choose_backend("splash", 512, "tpu", bidirectional=True)
+    with pytest.raises(ValueError, match="multiple of 128 tokens, not 192"):
+        choose_backend("splash", 192, "tpu")
