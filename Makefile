@@ -51,6 +51,11 @@ $(PARITY_STAMP): requirements-parity.lock
 .PHONY: venv-parity
 venv-parity: $(PARITY_STAMP)  ## make .venv-parity: torch, transformers, peft, to compare with
 
+LIBTPU := 0.0.42.1
+.PHONY: libtpu
+libtpu: $(VENV_STAMP)  ## fetch the TPU's compiler into .libtpu, for itune.preflight --topology; no TPU is needed
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .libtpu libtpu==$(LIBTPU)
+
 .PHONY: lock
 lock:  ## resolve requirements.in into requirements.lock again, keeping the pins that still fit
 	$(call new_venv,.venv-lock)

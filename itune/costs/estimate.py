@@ -27,8 +27,13 @@ from itune.training.abstract import Shapes, abstract_step, bytes_per_device
 from itune.training.setup import StepParts, step_parts
 
 EFFICIENCY = 0.6  # of the chip's rate that products of these shapes are taken to reach
-RECOMPUTED = {"full": 1.0, "dots": 0.0, "cheap": 0.0, "none": 0.0}  # forwards made again in the backward pass
-_SIZE = re.compile(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? \w*")
+# What the backward pass makes again: (wide products, attention).
+RECOMPUTED = {"full": (True, True), "dots": (False, True), "cheap": (False, False), "none": (False, False)}
+# The two ways in which the TPU's compiler says so.
+_SIZES = (
+    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) \w*"),
+    re.compile(r"temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
+)
 _UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -181,7 +186,7 @@ def _compiled(lowered: Any, arguments: tuple, target: Topology | None) -> tuple[
 
 def _sizes(message: str) -> tuple[int, int] | None:
     """(used, there), of "Used 20.51G of 15.75G hbm"."""
-    match = _SIZE.search(message)
+    match = next((found for size in _SIZES if (found := size.search(message))), None)
     if match is None:
         return None
     return int(float(match[1]) * _UNIT[match[2]]), int(float(match[3]) * _UNIT[match[4]])
@@ -208,13 +213,14 @@ def _flops(config: RunConfig, parts: StepParts, shapes: Shapes, load: Load) -> t
     pairs = B * L * (L + Le) if _dense(parts, L, shapes.prefix_lm) else load.pairs
     more = {"encoder_tokens": B * Le, "encoder_pairs": B * Le**2}
     executed = training_flops(spec, B * L, load.supervised, pairs, **more) or 0
-    if again := RECOMPUTED[config.weights.remat]:
+    products, attention = RECOMPUTED[config.weights.remat]
+    if products or attention:
         if isinstance(model, EncoderDecoderConfig):
             layers, seen = B * (L + Le), model.encoder_layers * B * Le**2 + model.decoder_layers * pairs
         else:
             layers, seen = B * L, model.num_layers * pairs
         inside = spec.count([p for p in spec.paths if p.rpartition("/")[2] in MATRICES])
-        executed += int(again * (2 * layers * inside + forward_attention(model, seen)))
+        executed += products * 2 * layers * inside + attention * forward_attention(model, seen)
     return flops, executed
 
 

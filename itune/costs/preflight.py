@@ -72,7 +72,8 @@ def preflight(
             print("\n".join([f"over {steps:,} steps:", *report.task_lines(asked.tasks)]))
         if len(found) > 1:
             print("\n".join(["", *report.table(found, steps=steps, price=price)]))
-        print("\n".join(report.assumptions(found)))
+        if said := report.assumptions(found):
+            print("\n".join(said))
     return 0 if all(e.fits for e in found) else EXIT_DOES_NOT_FIT
 
 

@@ -19,8 +19,9 @@ def lines(found: Estimate, *, steps: int, price: float) -> list[str]:
     """One topology, in full. price: of a chip's hour; 0 for none."""
     e = found
     mesh = " x ".join(f"{name} {size}" for name, size in e.mesh.items())
+    devices = f" {e.devices} devices on {e.chips} chips," if e.chip else ""
     said = [
-        f"{e.topology}: {e.devices} devices on {e.chips} chips, mesh {mesh}, {e.rows} rows a step"
+        f"{e.topology}:{devices} mesh {mesh}, {e.rows} rows a step"
         + (f" in {e.accumulation} parts" if e.accumulation > 1 else "")
         + f", remat {e.remat}",
         f"  {'fits' if e.fits else 'DOES NOT FIT'}: {_gib(e.used)} of {_gib(e.limit)} a device"

@@ -14,6 +14,10 @@ from jax.sharding import Mesh
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(")
 _OP = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
+# Between slices a TPU's program hands arrays to the host's network.
+_SLICES = re.compile(
+    r"= \((.*?)\) send\(.*_xla_megascale_target=\"\{([\d,]+)\}.*_xla_megascale_transfer_type=\"(\w+)\""
+)
 _CALLED = re.compile(r"(?:calls|to_apply|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _CONDITION, _BODY = (re.compile(rf"{word}=%?([\w.\-]+)") for word in ("condition", "body"))
 _SHAPE = re.compile(r"(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
@@ -43,6 +47,9 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
     for name, lines in bodies.items():
         scatters = "all-reduce-scatter" in name  # TPU's fusion of an all-reduce of which each device keeps a part
         for line in lines:
+            if (match := _SLICES.search(line)) is not None:
+                one = _between_slices(match, times.get(name, 1))
+                found[name, one.kind, len(found)] = one
             if (match := _OP.search(line)) is None:
                 continue
             kind = "reduce-scatter" if scatters and match[2] == "all-reduce" else match[2]
@@ -53,8 +60,8 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
                 shapes = shapes[:1]
             size, axes = _group(line, mesh)
             channel = re.search(r"channel_id=(\d+)", line)
-            key = (channel[1], kind, shapes) if channel else (name, kind, len(found))
             where = re.search(r'op_name="([^"]*)"', line)
+            key = (channel[1], kind, axes, shapes, where and where[1]) if channel else (name, kind, len(found))
             made = Collective(
                 kind=kind,
                 axes=axes,
@@ -67,6 +74,14 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             if size > 1 and (old is None or made.times > old.times):
                 found[key] = made
     return list(found.values())
+
+
+def _between_slices(match: re.Match[str], times: int) -> Collective:
+    """Slices lie along the mesh's first axis."""
+    shapes = tuple((d, tuple(int(n) for n in s.split(",") if n)) for d, s in _SHAPE.findall(match[1])[:1])
+    kind = match[3].lower().replace("_", "-")
+    moved = _moved(kind, _bytes(shapes[0]), len(match[2].split(",")), False)
+    return Collective(kind=kind, axes="data", shapes=shapes, times=times, moved=moved, where="between slices")
 
 
 def by_kind(found: list[Collective]) -> dict[tuple[str, str], tuple[int, int]]:

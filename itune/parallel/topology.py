@@ -89,13 +89,15 @@ def _find_library() -> None:
         ("TPU_WORKER_HOSTNAMES", "localhost"),
     ):
         os.environ.setdefault(name, text)
+    fetched = Path(__file__).parents[2] / ".libtpu" / "libtpu" / "libtpu.so"  # by `make libtpu`
+    if fetched.is_file():
+        os.environ.setdefault("TPU_LIBRARY_PATH", str(fetched))
     path = os.environ.get("TPU_LIBRARY_PATH")
     if path and not Path(path).is_file():
         raise UserError(f"TPU_LIBRARY_PATH={path}: there is no such file")
     if not path and importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "--topology needs libtpu, which isn't installed: pip install 'itune[tpu]', or, into a folder of its own, "
-            "make libtpu"
+            "--topology needs the TPU's compiler, which isn't here: run `make libtpu`, or pip install 'itune[tpu]'"
         )
 
 

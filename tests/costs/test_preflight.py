@@ -1,0 +1,137 @@
+"""`python -m itune.preflight`: what a run needs, on devices at hand and on those that are not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+from itune.config.run import RunConfig
+from itune.costs import estimate as estimates
+from itune.costs.preflight import EXIT_DOES_NOT_FIT, preflight
+from itune.data.config import DataConfig
+from itune.errors import UserError
+from itune.models.config import FullConfig
+from itune.parallel.config import MeshConfig
+from itune.parallel.topology import topology
+from itune.training.config import TrainConfig
+from tests.world import write_model
+
+ROWS, LENGTH, SUPERVISED = 8, 128, 64
+FETCHED = Path(__file__).parents[2] / ".libtpu" / "libtpu" / "libtpu.so"
+needs_libtpu = pytest.mark.skipif(
+    not (FETCHED.is_file() or os.environ.get("TPU_LIBRARY_PATH")), reason="needs `make libtpu`"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("preflight") / "model")
+
+
+def config(**more) -> RunConfig:
+    data = DataConfig(
+        mixture="none",
+        feature_lengths={"inputs": 96, "targets": 32},
+        row_length=LENGTH,
+        supervised_per_row=SUPERVISED,
+    )
+    train = TrainConfig(steps=10, batch_size=ROWS)
+    return RunConfig(model_dir="none", data=data, train=train, **({"tuning": FullConfig()} | more))
+
+
+def said(capsys, asked: RunConfig, model: Path, topologies=(), **more) -> tuple[int, dict]:
+    code = preflight(asked, topologies, model_config=str(model / "config.json"), output_format="json", **more)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_bytes_of_what_is_held_are_those_of_the_arrays(model, capsys):
+    code, found = said(capsys, config(mesh=MeshConfig(data=1, fsdp=8)), model)
+    (one,) = found["topologies"]
+    count = sum(leaf["size"] for leaf in _tensors(model))
+    assert code == 0 and one["fits"] and one["devices"] == 8 and one["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    # All is split in eight; Adam has two moments, and counts.
+    held = one["memory"]["parameters"]
+    assert held == count * 4 / 8
+    assert 2 * held <= one["memory"]["optimizer"] < 2 * held + 64
+    assert one["used"] == sum(one["memory"].values()) <= one["limit"]
+    assert one["load"]["tokens"] == ROWS * LENGTH and one["load"]["supervised"] == ROWS * SUPERVISED
+    assert one["expected"] is None, "nothing is known of this machine's rate"
+    assert {c["kind"] for c in one["sent"]} >= {"all-gather"} and {c["axes"] for c in one["sent"]} == {"fsdp"}
+
+
+def _tensors(model: Path) -> list[dict]:
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "np") as file:
+        return [{"name": name, "size": file.get_tensor(name).size} for name in file.keys()]  # noqa: SIM118
+
+
+def test_what_does_not_fit_ends_with_4(model, capsys, monkeypatch):
+    monkeypatch.setattr(estimates, "_limit_here", lambda: 2**16)
+    assert preflight(config(), [], model_config=str(model)) == EXIT_DOES_NOT_FIT == 4
+    assert "DOES NOT FIT" in capsys.readouterr().out
+
+
+def test_the_search_takes_the_cheapest_that_fits(model, capsys, monkeypatch):
+    whole = said(capsys, config(mesh=MeshConfig(data=1, fsdp=8)), model)[1]["topologies"][0]
+    code, found = said(capsys, config(), model, search=3)
+    (one,) = found["topologies"]
+    assert code == 0 and one["remat"] == "none" and one["accumulation"] == 1
+    # Less room than it takes: the best of the three is still told, and that it does not fit.
+    monkeypatch.setattr(estimates, "_limit_here", lambda: whole["used"] // 100)
+    code, found = said(capsys, config(), model, search=2)
+    assert code == 4 and not found["topologies"][0]["fits"]
+
+
+def test_a_picture_is_drawn_and_money_is_counted(model, tmp_path, capsys):
+    picture = tmp_path / "memory.svg"
+    preflight(config(), [], model_config=str(model), picture=str(picture))
+    text = picture.read_text()
+    assert text.startswith("<svg") and "temporaries" in text and f"{len(jax.devices())} x cpu" in text
+
+
+def test_a_bad_mesh_is_told_by_its_binding(model):
+    with pytest.raises(UserError, match="MeshConfig.*does not cover 8 devices"):
+        preflight(config(mesh=MeshConfig(data=3)), [], model_config=str(model))
+    with pytest.raises(UserError, match="MeshConfig.tensor=8 must divide the model's 2 key-value heads"):
+        preflight(config(mesh=MeshConfig(data=1, tensor=8)), [], model_config=str(model))
+    with pytest.raises(UserError, match="config.json"):
+        preflight(config(), [], model_config=str(model / "missing" / "config.json"))
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5f:2x2", "v5e:2", "v5e:2x2*", ""])
+def test_a_topology_that_is_none(name):
+    with pytest.raises(UserError, match="must be CHIP:AxB"):
+        topology(name)
+
+
+def test_the_compilers_words_for_too_much():
+    words = "Ran out of memory in memory space hbm. Used 20.51G of 15.75G hbm. Exceeded hbm capacity by 4.76G."
+    assert estimates._sizes(words) == (int(20.51 * 2**30), int(15.75 * 2**30))
+    words = "the total memory required for HLO temporaries (26.99G) exceeds available HBM (15.75G)."
+    assert estimates._sizes(words) == (int(26.99 * 2**30), int(15.75 * 2**30))
+    assert estimates._sizes("something else") is None
+
+
+@needs_libtpu
+def test_compiled_for_tpus_that_are_not_here(model, capsys):
+    asked = config(mesh=MeshConfig(data=1, fsdp=-1))
+    code, found = said(capsys, asked, model, ["v5e:2x2", "v6e:2x2"], price=2.0)
+    five, six = found["topologies"]
+    assert code == 0 and five["fits"] and six["fits"] and five["devices"] == six["chips"] == 4
+    assert five["least"]["products"] > six["least"]["products"] > 0
+    assert five["bound"] <= five["expected"] and five["mfu"] < 1
+    assert five["cost"] == pytest.approx(five["hours"] * 4 * 2.0) and five["hours"] == five["expected"] * 10 / 3600
+    with pytest.raises(UserError, match="libtpu knows no such topology"):
+        topology("v5e:3x5")
+
+
+@needs_libtpu
+def test_slices_lie_along_the_data_axis(model, capsys):
+    asked = config(mesh=MeshConfig(data=2, fsdp=-1))
+    (one,) = said(capsys, asked, model, ["v5e:2x2*2"])[1]["topologies"]
+    assert one["devices"] == 8 and one["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1} and one["least"]["slices"] > 0

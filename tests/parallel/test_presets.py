@@ -1,0 +1,75 @@
+"""Each way to lay a model on devices, by what its compiled step sends: a bad rule shows here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from itune.config.run import RunConfig
+from itune.data.config import DataConfig
+from itune.models.config import FullConfig, LayerKind, LoRAConfig, ModelConfig
+from itune.parallel.collectives import Collective, collectives
+from itune.parallel.config import MeshConfig
+from itune.parallel.mesh import make_mesh
+from itune.training.abstract import Shapes, abstract_step
+from itune.training.config import TrainConfig
+from itune.training.setup import step_parts
+from tests import tiny
+
+LAYERS, ROWS, LENGTH, VOCAB = 3, 8, 128, 640
+MODEL: ModelConfig = dataclasses.replace(
+    tiny.CONFIG, vocab_size=VOCAB, width=64, head_dim=16, mlp_width=256, num_kv_heads=4, layers=(LayerKind(),) * LAYERS
+)
+PRESETS = {
+    "dp": MeshConfig(data=8),
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "fsdp x tensor": MeshConfig(data=1, fsdp=4, tensor=2),
+    "2-D": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+def sent(mesh_config: MeshConfig, tuning) -> tuple[list[Collective], int]:
+    """(collectives of a step, bytes of what it trains)."""
+    data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
+    config = RunConfig(model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning)
+    mesh = make_mesh(mesh_config)
+    shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4)
+    parts = step_parts(config, MODEL, mesh, num_tasks=1, num_segments=4)
+    text = parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text()
+    trained = sum(math.prod(parts.spec.shapes[path]) * 4 for path in parts.spec.trainable)
+    return collectives(text, mesh), trained
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_logits_and_no_stacked_layers_are_gathered(preset):
+    found, _ = sent(PRESETS[preset], FullConfig())
+    for one in found:
+        for _, shape in one.shapes:
+            assert not (len(shape) > 1 and shape[-1] == VOCAB and shape[-2] >= LENGTH), f"logits: {one}"
+            stacked = one.kind == "all-gather" and len(shape) > 2 and shape[0] == LAYERS
+            assert not (stacked and math.prod(shape) >= LAYERS * MODEL.width * MODEL.width), f"all layers: {one}"
+
+
+def test_data_parallel_sends_gradients_once_and_nothing_else_of_size():
+    found, trained = sent(PRESETS["dp"], FullConfig())
+    assert {one.kind for one in found} == {"all-reduce"} and {one.axes for one in found} == {"data"}
+    total = sum(one.times * one.moved for one in found)
+    # A tied embedding's gradient comes in two parts, of the lookup and of the head, and each is summed over devices.
+    least = 2 * (trained + VOCAB * MODEL.width * 4) * 7 / 8
+    assert least <= total < 1.02 * least, (total, least)
+
+
+def test_adapters_send_their_own_gradients_only():
+    found, trained = sent(PRESETS["dp"], LoRAConfig(rank=2))
+    total = sum(one.times * one.moved for one in found)
+    least = 2 * trained * 7 / 8
+    assert least <= total < 1.1 * least + 4096, (total, least)
+
+
+def test_fsdp_gathers_each_layer_inside_its_loop():
+    found, _ = sent(PRESETS["fsdp"], FullConfig())
+    gathers = [one for one in found if one.kind == "all-gather"]
+    weights = [one for one in gathers if any(set(s[-2:]) >= {MODEL.width, MODEL.mlp_width} for _, s in one.shapes)]
+    assert weights and all(one.times % LAYERS == 0 for one in weights), weights
