@@ -39,6 +39,7 @@ PLACES = [
     ("itune.studies.config", 0, "leaves"),
     ("itune.synth.config", 0, "leaves"),
     ("itune.config.run", 1, "config"),
+    ("itune.parallel.mesh", 1, "rules"),
     ("itune.data", 2, "data"),
     ("itune.models", 2, "models"),
     ("itune.parallel", 2, "parallel"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
 
 from itune.models.linear import PRODUCT
+from itune.parallel.mesh import BATCH_AXES, batch_sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,18 @@ class Compute:
     def activations(self) -> str:
         """The dtype of what lies between products. On CPU float32: elementwise bfloat16 is emulated there."""
         return "float32" if self.platform == "cpu" else self.dtype
+
+    def rows(self, x):
+        """x [B, ...] with its rows over the mesh and the rest whole.
+
+        The compiler is free to undo that, and does where an embedding that is split along the width hands its layout on
+        to the activations: every device then had all rows of T5.
+        """
+        if self.mesh is None or self.mesh.size == 1:
+            return x
+        # Of a batch that the mesh does not divide, as generation may have, every device keeps all rows.
+        whole = x.shape[0] % math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        return x if whole else jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
 
     def again(self, function: Callable) -> Callable:
         """For what is cheap to make again (norms, rotations, activations, thin adapter products): not kept for the

@@ -239,7 +239,7 @@ class Decoder(nnx.Module):
 
         bidirectional_BL: a prefix-LM's prompts; None for a causal model.
         """
-        x_BLD = self._embed(tokens_BL, compute)
+        x_BLD = compute.rows(self._embed(tokens_BL, compute))
         if dropout.neftune and dropout.keys_B is not None:
             x_BLD = neftune(x_BLD, segment_ids_BL, dropout.neftune, dropout.keys_B)
         at = self._positions(positions_BL)
@@ -250,8 +250,8 @@ class Decoder(nnx.Module):
             run = lambda block, x: block(  # noqa: E731
                 x, segment_ids_BL, bidirectional_BL, at(layer), compute, dataclasses.replace(dropout, keys_B=keys)
             )
-            x, cache = compute.layer(run)(block, x)
-            return x, cache if keep_cache else None
+            x, cache = compute.layer(run)(block, compute.rows(x))
+            return compute.rows(x), cache if keep_cache else None
 
         x_BLD, cache = self._loop(body, x_BLD, jnp.arange(self.config.num_layers), compute.scan)
         x_BLD = self.final_norm(x_BLD)

@@ -180,7 +180,7 @@ class Stack(nnx.Module):
         def body(block, x, layer):
             mine = dropout_at(dropout, first_site + 1 + layer)
             run = lambda block, x: block(x, mask_BLL, bias_HLL, memory, compute, mine)  # noqa: E731
-            return compute.layer(run)(block, x), None
+            return compute.rows(compute.layer(run)(block, compute.rows(x))), None
 
         x_BLD, _ = self.loop(body, x_BLD, jnp.arange(self.num_layers), compute.scan)
         x_BLD = self.final_norm(x_BLD)
@@ -232,7 +232,7 @@ class EncoderDecoder(nnx.Module):
             raise ValueError(
                 f"attention={compute.attention!r} can't add T5's relative positions; 'reference' or 'auto' can"
             )
-        x_BMD = self._embed(tokens_BM, compute)
+        x_BMD = compute.rows(self._embed(tokens_BM, compute))
         if dropout.neftune and dropout.keys_B is not None:
             x_BMD = neftune(x_BMD, segments_BM, dropout.neftune, dropout.keys_B)
         return self.encoder(x_BMD, same_segment(segments_BM, segments_BM), None, compute, dropout, 0)
@@ -244,7 +244,7 @@ class EncoderDecoder(nnx.Module):
         causal_LL = places[:, None] >= places[None, :]
         own_BLL = same_segment(batch.segment_ids, batch.segment_ids) & causal_LL[None]
         memory = (memory_BMD, same_segment(batch.segment_ids, batch.encoder_segment_ids))
-        x_BLD = self._embed(batch.tokens, compute)
+        x_BLD = compute.rows(self._embed(batch.tokens, compute))
         return self._scaled(self.decoder(x_BLD, own_BLL, memory, compute, dropout, 1 + self.config.encoder_layers))
 
     def _scaled(self, x):

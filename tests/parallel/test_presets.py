@@ -9,7 +9,7 @@ import pytest
 
 from itune.config.run import RunConfig
 from itune.data.config import DataConfig
-from itune.models.config import FullConfig, LayerKind, LoRAConfig, ModelConfig
+from itune.models.config import EncoderDecoderConfig, FullConfig, LayerKind, LoRAConfig, ModelConfig
 from itune.parallel.collectives import Collective, collectives
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import make_mesh
@@ -30,13 +30,13 @@ PRESETS = {
 }
 
 
-def sent(mesh_config: MeshConfig, tuning) -> tuple[list[Collective], int]:
+def sent(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0) -> tuple[list[Collective], int]:
     """(collectives of a step, bytes of what it trains)."""
     data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
     config = RunConfig(model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning)
     mesh = make_mesh(mesh_config)
-    shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4)
-    parts = step_parts(config, MODEL, mesh, num_tasks=1, num_segments=4)
+    shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=encoder_length)
+    parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
     text = parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text()
     trained = sum(math.prod(parts.spec.shapes[path]) * 4 for path in parts.spec.trainable)
     return collectives(text, mesh), trained
@@ -73,3 +73,31 @@ def test_fsdp_gathers_each_layer_inside_its_loop():
     gathers = [one for one in found if one.kind == "all-gather"]
     weights = [one for one in gathers if any(set(s[-2:]) >= {MODEL.width, MODEL.mlp_width} for _, s in one.shapes)]
     assert weights and all(one.times % LAYERS == 0 for one in weights), weights
+
+
+@pytest.mark.parametrize("preset", ["fsdp", "2-D"])
+def test_an_encoder_decoders_rows_stay_where_they_are(preset):
+    """Its gradients are summed, its weights gathered; no activation is, of which a layer has several."""
+    model = EncoderDecoderConfig(
+        family="t5",
+        vocab_size=VOCAB,
+        width=64,
+        num_heads=4,
+        head_dim=16,
+        mlp_width=256,
+        encoder_layers=LAYERS,
+        decoder_layers=LAYERS,
+        norm_eps=1e-6,
+        tied_embeddings=True,
+        scaled_outputs=False,
+        activation="relu",
+        gated=False,
+        relative_buckets=8,
+        relative_max_distance=32,
+    )
+    found, _ = sent(PRESETS[preset], FullConfig(), model, encoder_length=2 * LENGTH)
+    rows = {ROWS * LENGTH, 2 * ROWS * LENGTH}
+    for one in found:
+        if "/while/" in one.where:
+            assert not [shape for _, shape in one.shapes if rows & set(shape)], one
+            assert not [shape for _, shape in one.shapes if shape[0:1] == (ROWS,) and len(shape) == 3], one
