@@ -5,7 +5,8 @@
 #   launch/tpu_vm.sh create [--spot] [FLAG ...]   # asks for it in the queue; further flags go to gcloud
 #   launch/tpu_vm.sh status                       # of the request, and of the run once there is one
 #   launch/tpu_vm.sh setup                        # once it is ACTIVE: the last commit and its environment
-#   launch/tpu_vm.sh run [NAME=VALUE ...] --gin_file=RECIPE.gin --workdir=FOLDER    # the same again resumes
+#   launch/tpu_vm.sh run --gin_file=RECIPE.gin --workdir=FOLDER     # itune.train; the same again resumes
+#   launch/tpu_vm.sh run ITUNE_DATA_DIR=data ablate --gin_file=STUDY.gin --part=0/2    # variables, another command
 #   launch/tpu_vm.sh fetch FOLDER                 # of the VM's checkout, to here
 #   launch/tpu_vm.sh delete                       # the VM and its disk
 #
@@ -85,11 +86,13 @@ case "$what" in
     # systemd keeps the run when ssh ends, and sends SIGTERM when the VM is told to stop.
     unit=(sudo systemd-run --unit=itune --collect --property=TimeoutStopSec=120 "--setenv=JAX_PLATFORMS=tpu,cpu")
     while [[ "${1:-}" =~ ^[A-Z_]+= ]]; do unit+=("--setenv=$1"); shift; done
+    command=train
+    if [[ "${1:-}" =~ ^[a-z]+$ ]]; then command="$1"; shift; fi
     [ $# -gt 0 ] || fail "run: say what, such as --gin_file=gin_configs/recipes/quickstart.gin"
     # Words are quoted for the VM's bash; the user and the folder are the VM's.
     # shellcheck disable=SC2016
     on_vm "cd itune && $(printf '%q ' "${unit[@]}")"'--uid="$(id -u)" --working-directory="$PWD" '"\
-.venv/bin/python -m itune.train $(printf '%q ' "$@")"
+.venv/bin/python -m itune.$command $(printf '%q ' "$@")"
     ;;
   fetch)
     [ $# -eq 1 ] || fail "fetch: say one folder of the VM's checkout, such as runs/quickstart"

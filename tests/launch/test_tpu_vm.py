@@ -121,6 +121,13 @@ def test_a_run_is_a_unit_of_systemd_with_its_words_as_they_are(cloud: Cloud) -> 
     assert {f"--uid={os.getuid()}", f"--working-directory={cloud.home / 'itune'}"} < set(unit[:command])
 
 
+def test_another_command_runs_like_the_training(cloud: Cloud) -> None:
+    (cloud.home / "itune").mkdir()
+    assert cloud.run("run", "A=1", "ablate", "--gin_file=study.gin", "--part=1/2").returncode == 0
+    (unit,) = cloud.called("systemd-run")
+    assert unit[-4:] == ["-m", "itune.ablate", "--gin_file=study.gin", "--part=1/2"] and "--setenv=A=1" in unit
+
+
 def test_fetch_and_delete(cloud: Cloud) -> None:
     assert cloud.run("--dry-run", "fetch", "docs/quickstart").stdout == (
         "gcloud compute tpus tpu-vm scp --recurse itune-1:itune/docs/quickstart docs --zone=us-east5-b \n"
