@@ -26,11 +26,15 @@ class Slurm:
         self.stand_in(
             "python",
             f"echo \"$@\" > {folder}/said; env > {folder}/environment; trap 'sleep 0.2; exit 75' TERM\n"
-            f"touch {folder}/trapped\n[ -f {folder}/long ] && while true; do sleep 0.05; done\n"
+            f"echo $$ > {folder}/trapped\n[ -f {folder}/long ] && while true; do sleep 0.05; done\n"
             f"exit $(cat {folder}/code)",
         )
-        # As srun does: its own options first, and what signals it gets go on to the task.
-        self.stand_in("srun", f'echo "$@" > {folder}/step\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"')
+        # As srun does: its own options first; a signal that it gets itself ends the step by SIGKILL.
+        self.stand_in(
+            "srun",
+            f'echo "$@" > {folder}/step\nwhile [[ "$1" == --* ]]; do shift; done\n"$@" & child=$!\n'
+            "trap 'kill -KILL $child' TERM\nwait $child",
+        )
         self.stand_in("scontrol", f'echo "$@" > {folder}/queued')
         self.ends_with(0)
 
@@ -82,25 +86,20 @@ def test_the_words_go_to_itune_and_its_exit_code_comes_back(slurm: Slurm, file: 
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("times", [1, 3])
-def test_what_is_preempted_saves_and_is_queued_again(slurm: Slurm, file: str, times: int) -> None:
+@pytest.mark.parametrize("whole_job", [False, True], ids=["step", "job"])
+def test_what_is_preempted_saves_and_is_queued_again(slurm: Slurm, file: str, whole_job: bool) -> None:
     (slurm.folder / "long").touch()
     process = slurm.start(file)
     deadline = time.monotonic() + 30
-    while slurm.read("trapped") is None and time.monotonic() < deadline:
+    while not slurm.read("trapped") and time.monotonic() < deadline:
         time.sleep(0.02)
-    for _ in range(times):
-        process.send_signal(signal.SIGTERM)  # to the batch script alone, as B: asks
-        time.sleep(0.05)
+    task = int(slurm.read("trapped") or "")
+    if whole_job:
+        process.send_signal(signal.SIGTERM)  # the batch script too, and first
+        time.sleep(0.1)
+    os.kill(task, signal.SIGTERM)  # Slurm signals a step's tasks itself
     process.communicate(timeout=30)
     assert process.returncode == 75
-    assert slurm.read("queued") == f"requeue {JOBS[file]}\n"
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_step_that_slurm_itself_stopped_is_queued_again(slurm: Slurm, file: str) -> None:
-    slurm.ends_with(75)
-    assert slurm.run(file)[0] == 75
     assert slurm.read("queued") == f"requeue {JOBS[file]}\n"
 
 
@@ -113,10 +112,10 @@ def test_nothing_else_is_queued_again(slurm: Slurm, file: str, code: int) -> Non
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_batch_script_is_signalled_in_time(file: str) -> None:
+def test_slurm_signals_the_step_in_time(file: str) -> None:
     text = (ROOT / "launch" / file).read_text("utf-8")
     asked = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE))
-    assert re.fullmatch(r"B:TERM@\d+", asked["signal"]), "without B: the script is not told of the time limit"
+    assert re.fullmatch(r"TERM@\d+", asked["signal"]), "B: would have it signal the batch script alone"
     assert {"requeue", "ntasks"} <= set(asked) and asked["open-mode"] == "append"
     directives, _, rest = text.partition("\nset -euo pipefail\n")
     assert "#SBATCH" in directives and "#SBATCH" not in rest, "sbatch reads none after the first command"
