@@ -34,3 +34,7 @@ class RunConfig:
     evaluation: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    def __post_init__(self) -> None:
+        if "://" in self.model_dir:  # pathlib would make a folder named "gs:" here
+            raise ValueError("model_dir must be a folder: runs don't live in object stores")

@@ -290,6 +290,13 @@ def test_fault_on_the_command_line(write, bindings, message):
     assert error_of([write("")], bindings) == message
 
 
+@pytest.mark.parametrize("given", [{"model_dir": "gs://b/run"}, {"bindings": ["MODEL_DIR=gs://b/run"]}], ids=str)
+def test_a_run_lives_in_a_folder(write, given):
+    """Not in a local folder named gs:, which is what pathlib would make of it."""
+    said = error_of([write("")], **given)
+    assert said.endswith("model_dir must be a folder: runs don't live in object stores.") and "gs://b/run" in said
+
+
 def test_workdir_against_its_macro(write):
     message = "--workdir=b: MODEL_DIR is given twice, first by --gin.MODEL_DIR=a."
     assert error_of([write("")], ["MODEL_DIR=a"], model_dir="b") == message
