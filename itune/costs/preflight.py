@@ -52,10 +52,12 @@ def preflight(
     model_config: a config.json to take the model from; no weights and no data are needed then.  search: compile at most
     so many arrangements for each topology, and tell the best.  picture: an SVG file to write.
     """
+    targets: list[Topology | None] = [
+        topology(name) for name in topologies
+    ]  # a slip in a name comes before minutes of data
     asked = _asked(config, model_config, echo)
     found = []
-    for name in topologies or [""]:
-        target = topology(name) if name else None
+    for target in targets or [None]:
         found.append(best(asked, target, search, echo) if search else measure(asked, target, echo))
     steps = config.train.steps
     if picture:
@@ -81,7 +83,10 @@ def _asked(config: RunConfig, model_config: str, echo: Callable[[str], None]) ->
     data, train = config.data, config.train
     if model_config:
         path = Path(model_config)
-        model = read_config(path if path.is_dir() else path.parent)
+        path = path / "config.json" if path.is_dir() else path
+        if path.name != "config.json" or not path.is_file():
+            raise UserError(f"--model_config={model_config}: must be a model's config.json, or the folder it is in")
+        model = read_config(path.parent)
         whole = isinstance(model, EncoderDecoderConfig)
         shapes = Shapes(
             rows=train.batch_size,

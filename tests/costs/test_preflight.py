@@ -99,8 +99,11 @@ def test_a_bad_mesh_is_told_by_its_binding(model):
         preflight(config(mesh=MeshConfig(data=3)), [], model_config=str(model))
     with pytest.raises(UserError, match="MeshConfig.tensor=8 must divide the model's 2 key-value heads"):
         preflight(config(mesh=MeshConfig(data=1, tensor=8)), [], model_config=str(model))
-    with pytest.raises(UserError, match="config.json"):
-        preflight(config(), [], model_config=str(model / "missing" / "config.json"))
+    for bad in (model / "missing" / "config.json", model / "tokenizer.json"):
+        with pytest.raises(UserError, match="--model_config=.*must be a model's config.json, or the folder"):
+            preflight(config(), [], model_config=str(bad))
+    with pytest.raises(UserError, match="--topology=v5f:2x2"):
+        preflight(config(), ["v5f:2x2"], model_config="not looked at yet")
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5f:2x2", "v5e:2", "v5e:2x2*", ""])
