@@ -13,6 +13,7 @@ from itune.config.parse import Statement
 from itune.config.run import RunConfig
 from itune.config.save import config_digest
 from itune.errors import UserError
+from itune.storage import names
 from itune.studies.config import BASE, StudyConfig
 
 STUDY = "StudyConfig"
@@ -67,6 +68,7 @@ def load_study(gin_files: Sequence[str | Path], bindings: Sequence[str] = (), wo
         [Statement(key="MODEL_DIR", value=workdir, where=f"--workdir={workdir}", source=last)] if workdir else []
     )
     base = resolve.resolve([*rest, *model_dir], gin_files)
+    names.on_disk("MODEL_DIR", base.model_dir)
     made = [Arm(name=BASE, difference=(), config=base)]
     for name, said in _arms(config, base):
         try:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
 
 from itune.errors import UserError
+from itune.storage.copy import fetch_step
+from itune.storage.names import DIGESTS
 from itune.training.config import CheckpointConfig
 from itune.training.step import TrainState
 
-DIGESTS = "digests"
 DELETED = "deleted"  # Orbax renames what it drops into here; emptied once nothing is being saved
 # Orbax narrates every save at INFO and warns about sharding files it doesn't need here.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -37,9 +39,18 @@ class Checkpoints:
 
     A checkpoint holds {"state": TrainState as nested dicts, "meta": JSON}. Never the frozen base: an adapter's
     checkpoint is a few MB.
+
+    on_saved: told a step once its checkpoint is whole on disk, its digests written.
     """
 
-    def __init__(self, model_dir: Path, config: CheckpointConfig, *, read_only: bool = False):
+    def __init__(
+        self,
+        model_dir: Path,
+        config: CheckpointConfig,
+        *,
+        read_only: bool = False,
+        on_saved: Callable[[int], None] | None = None,
+    ):
         self.folder = model_dir / "checkpoints"
         policies: list[Any] = [keep_policy.LatestN(config.keep)]
         if config.keep_best:
@@ -57,10 +68,15 @@ class Checkpoints:
             best_mode="min",
         )
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
-        self._unverified: set[int] = set()
+        self._on_saved = on_saved
+        # A trainer that was killed right after a save had not digested it.
+        self._unverified = set() if read_only else {s for s in self.steps() if not self._record(s).is_file()}
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
+
+    def _record(self, step: int) -> Path:
+        return self.folder / DIGESTS / f"{step}.json"
 
     def best(self) -> int | None:
         """The step with the lowest held-in loss of those that were saved with one; None if there is none."""
@@ -79,10 +95,13 @@ class Checkpoints:
         """Raises what a background save failed with (a full disk shows nowhere else); digests the finished saves."""
         self._manager.check_for_errors()
         if self._unverified and not self._manager.is_saving_in_progress():
-            for step in sorted(self._unverified & set(self._manager.all_steps())):
+            whole = sorted(self._unverified & set(self._manager.all_steps()))
+            for step in whole:
                 write_digests(self.folder, step)
             self._unverified.clear()
             prune_digests(self.folder, self.steps())
+            if whole and self._on_saved is not None:
+                self._on_saved(whole[-1])
             shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def finish(self) -> None:
@@ -98,6 +117,7 @@ class Checkpoints:
 
         Raises: UserError if a file's digest differs, or if the checkpoint holds other parameters than this run trains.
         """
+        fetch_step(self.folder.parent, step)
         verify(self.folder, step)
         self._check_params(step, like)
         target = serialization.to_state_dict(_as_dict(like))
@@ -132,7 +152,8 @@ class Checkpoints:
         damaged.parent.mkdir(exist_ok=True)
         shutil.rmtree(damaged, ignore_errors=True)
         (self.folder / str(step)).rename(damaged)
-        (self.folder / DIGESTS / f"{step}.json").unlink(missing_ok=True)
+        self._record(step).unlink(missing_ok=True)
+        self._unverified.discard(step)
         self._manager.reload()
 
     def meta(self, step: int) -> dict:
@@ -140,6 +161,7 @@ class Checkpoints:
 
     def restore_params(self, step: int) -> dict[str, Any]:
         """Only the trained parameters, by path, as host arrays: on any devices, whatever devices trained them."""
+        fetch_step(self.folder.parent, step)
         verify(self.folder, step)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             path = (self.folder / str(step) / "state").absolute()

@@ -20,6 +20,7 @@ from itune.data.feed import feed
 from itune.data.proportions_text import print_proportions
 from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.finish import finish_run
+from itune.storage.workdir import Workdir, open_workdir
 from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
 from itune.training.data_side import DataSide, data_side, look_over
@@ -36,7 +37,7 @@ from itune.training.resume import (
     set_aside,
 )
 from itune.training.setup import ModelSide, model_side, plan_record
-from itune.training.signals import Stopped, StopRequest, stop_on_signals
+from itune.training.signals import EXIT_REFUSED, Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
 
 T = TypeVar("T")
@@ -55,17 +56,25 @@ def train(
 
     before: a folder in which runs that start from the same model and evaluate alike share the evaluation before step 1.
 
-    0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient.
+    0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient; 74 done,
+    but its bucket could not be reached at the end.
     Raises: UserError for what a user can mend.
     """
     console = Console(stderr=True)
-    model_dir = Path(config.model_dir)
-    with lock(model_dir), stop_on_signals() as stop:
+    model_dir, echo = config.folder, lambda line: say(console, line)
+    with (
+        lock(model_dir),
+        open_workdir(config.model_dir, resume=resume, echo=echo) as workdir,
+        stop_on_signals() as stop,
+    ):
+        workdir.when_lost(stop.give_up)
         try:
-            return _run(config, model_dir, resume, show_text, allow_remote_tracker, before, console, stop)
+            code = _run(config, model_dir, resume, show_text, allow_remote_tracker, before, console, stop, workdir)
         except Stopped as stopped:
-            say(console, "Stopped. The same command goes on from the newest checkpoint.")
-            return stopped.exit_code
+            code = stopped.exit_code
+            if code != EXIT_REFUSED:
+                say(console, "Stopped. The same command goes on from the newest checkpoint.")
+        return workdir.finish(code)
 
 
 def _run(
@@ -77,10 +86,11 @@ def _run(
     shared: Path | None,
     console: Console,
     stop: StopRequest,
+    workdir: Workdir,
 ) -> int:
     if not resume:
         set_aside(model_dir, console)
-    run = start_run(config, shared, console, stop, allow_remote_tracker=allow_remote_tracker)
+    run = start_run(config, shared, console, stop, workdir, allow_remote_tracker=allow_remote_tracker)
     try:
         batches = run.batches(int(run.state.step))
         state, code = timed(run.timings, "training", lambda: run.steps.run(run.state, batches, run.interval))
@@ -125,12 +135,13 @@ def start_run(
     shared: Path | None,
     console: Console,
     stop: StopRequest,
+    workdir: Workdir,
     *,
     allow_remote_tracker: bool = False,
     model_of: Callable[[RunConfig, DataSide], ModelSide] = model_side,
 ) -> Started:
     """Everything before the first step, the evaluation included. shared: `train`'s `before`."""
-    start, model_dir = time.perf_counter(), Path(config.model_dir)
+    start, model_dir = time.perf_counter(), config.folder
     check_same_run(config, model_dir)
     data = data_side(config, lambda line: say(console, line))
     look_over(config, data, lambda line: say(console, line, "yellow"))
@@ -140,7 +151,7 @@ def start_run(
 
     model = model_of(config, data)
     evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
-    checkpoints = Checkpoints(model_dir, config.checkpoint)
+    checkpoints = Checkpoints(model_dir, config.checkpoint, on_saved=workdir.saved)
     state = model.initial_state(config.seed)
     restored = restore_newest(checkpoints, state, data, console)
     meta: dict = {}
@@ -173,7 +184,7 @@ def start_run(
 
 def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = False) -> int:
     """Everything after the last step that was made; returns the exit code. code: why there is no more to do, or 0."""
-    config, data, console, model_dir = run.config, run.data, run.console, Path(run.config.model_dir)
+    config, data, console, model_dir = run.config, run.data, run.console, run.config.folder
     proportions = record_proportions(config, model_dir, data, int(state.step))
     if code:
         run.writer.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from here
 EXIT_INTERRUPTED = 130
+EXIT_REFUSED = 2
 
 
 class Stopped(Exception):
@@ -23,6 +24,10 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
+
+    def give_up(self) -> None:
+        """Another trainer has the run now: this one ends as one that was refused."""
+        self.exit_code = EXIT_REFUSED
 
     def check(self) -> None:
         """Raises Stopped if a signal has come."""

@@ -27,6 +27,7 @@ from itune.models.config import LoRAConfig
 from itune.models.head import Objective
 from itune.models.layers import NO_DROPOUT, Dropout
 from itune.models.spec import ModelSpec, Params, model_spec
+from itune.storage.workdir import Workdir
 from itune.terminal import say
 from itune.training.lock import lock
 from itune.training.loop import EXIT_NONFINITE, Started, end_run, start_run, timed
@@ -67,7 +68,7 @@ def train_together(configs: Sequence[RunConfig], *, before: Path | None = None) 
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         for config in configs:
-            stack.enter_context(lock(Path(config.model_dir)))
+            stack.enter_context(lock(config.folder))
         stop = stack.enter_context(stop_on_signals())
         try:
             return _run(configs, before, console, stop)
@@ -88,7 +89,7 @@ def _run(configs: Sequence[RunConfig], before: Path | None, console: Console, st
                 raise UserError("runs share a step on one device only; set StudyConfig.together=1 for a mesh")
         return models[0]
 
-    runs = [start_run(config, before, console, stop, model_of=model_of) for config in configs]
+    runs = [start_run(config, before, console, stop, Workdir(), model_of=model_of) for config in configs]
     if any(int(run.state.step) for run in runs):
         raise UserError("a run that has begun goes on alone")
     try:
@@ -138,7 +139,7 @@ def _train(runs: Sequence[Started], console: Console, stop: StopRequest) -> tupl
                     if steps[k].due(step + 1):
                         problem = problem or steps[k].between(state_of(k), readers[k])
                     if problem:
-                        folder = Path(run.config.model_dir)
+                        folder = run.config.folder
                         say(console, f"itune: {folder.parent.name}/{folder.name}: {problem}", "red")
                         if run.config.train.on_nonfinite == "stop":
                             codes[k], stopped[k] = EXIT_NONFINITE, state_of(k)
