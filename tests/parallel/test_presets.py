@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
 from itune.config.run import RunConfig
 from itune.data.config import DataConfig
 from itune.models.config import EncoderDecoderConfig, FullConfig, LayerKind, LoRAConfig, ModelConfig
+from itune.parallel import gradients
 from itune.parallel.collectives import Collective, collectives
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import make_mesh
+from itune.parallel.topology import topology
 from itune.training.abstract import Shapes, abstract_step
 from itune.training.config import TrainConfig
 from itune.training.setup import step_parts
 from tests import tiny
 
+FETCHED = Path(__file__).parents[2] / ".libtpu" / "libtpu" / "libtpu.so"
 LAYERS, ROWS, LENGTH, VOCAB = 3, 8, 128, 640
 MODEL: ModelConfig = dataclasses.replace(
     tiny.CONFIG, vocab_size=VOCAB, width=64, head_dim=16, mlp_width=256, num_kv_heads=4, layers=(LayerKind(),) * LAYERS
@@ -68,6 +72,22 @@ def test_adapters_send_their_own_gradients_only():
     assert least <= total < 1.1 * least + 4096, (total, least)
 
 
+@pytest.mark.parametrize("preset", ["fsdp", "fsdp x tensor", "2-D"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "head"])
+def test_a_split_vocabulary_is_whole_nowhere(preset, tied):
+    """Neither the embedding and the head, nor their gradients, nor one tensor device's part of them at full width."""
+    model = dataclasses.replace(MODEL, tied_embeddings=tied)
+    found, _ = sent(PRESETS[preset], FullConfig(), model)
+    words = VOCAB // PRESETS[preset].tensor
+    for one in found:
+        for _, shape in one.shapes:
+            at_full_width = MODEL.width in shape and math.prod(shape) >= words * MODEL.width
+            assert not (at_full_width and one.kind != "all-gather"), f"a whole gradient: {one}"
+            # A tile of the head is gathered inside the loop over tiles; there is only one of this small vocabulary.
+            assert not (at_full_width and "shard_map" not in one.where), f"a whole table: {one}"
+            assert math.prod(shape) < VOCAB * MODEL.width or words == VOCAB, f"what tensor splits: {one}"
+
+
 def test_fsdp_gathers_each_layer_inside_its_loop():
     found, _ = sent(PRESETS["fsdp"], FullConfig())
     gathers = [one for one in found if one.kind == "all-gather"]
@@ -101,3 +121,33 @@ def test_an_encoder_decoders_rows_stay_where_they_are(preset):
         if "/while/" in one.where:
             assert not [shape for _, shape in one.shapes if rows & set(shape)], one
             assert not [shape for _, shape in one.shapes if shape[0:1] == (ROWS,) and len(shape) == 3], one
+
+
+def whole_gradients(topology_name: str, mesh_config: MeshConfig) -> list[Collective]:
+    """All-reduces of a matrix's gradient, for TPUs that are not here.
+
+    libtpu gathers small weights by an all-reduce, too: those carry no operation's name.
+    """
+    mesh = make_mesh(mesh_config, topology(topology_name).devices)
+    model = dataclasses.replace(MODEL, width=256, head_dim=64, mlp_width=1024, tied_embeddings=False)
+    rows = math.prod((mesh.shape["data"], mesh.shape["fsdp"]))
+    data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
+    train = TrainConfig(steps=1, batch_size=rows)
+    config = RunConfig(model_dir="none", data=data, train=train, tuning=FullConfig())
+    parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
+    shapes = Shapes(rows=rows, row_length=LENGTH, supervised=LENGTH, segments=4)
+    found = collectives(parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text(), mesh)
+    assert [one for one in found if one.kind == "reduce-scatter"], "the program has gradients to sum"
+    sizes = {model.width * model.mlp_width, VOCAB * model.width}
+    summed = [one for one in found if one.kind == "all-reduce" and one.where]
+    return [one for one in summed if any(math.prod(shape) in sizes for _, shape in one.shapes)]
+
+
+@pytest.mark.skipif(not FETCHED.is_file(), reason="needs `make libtpu`")
+def test_on_a_tpus_torus_no_gradient_is_summed_to_every_chip(monkeypatch):
+    asked = ("v5e:4x4", MeshConfig(data=1, fsdp=16))
+    assert not whole_gradients(*asked)
+    monkeypatch.setattr(gradients, "LEAST_SPLIT", 10**6)
+    gradients.staged_mesh.cache_clear()
+    assert whole_gradients(*asked), "in one stage libtpu sums all to all: if no more, stages are needed no more"
+    gradients.staged_mesh.cache_clear()
