@@ -165,9 +165,8 @@ def main() -> None:
         flags.out.write_text(json.dumps(record, indent=1) + "\n")
         one = record[name]
         print(name, "fits" if one["fits"] else "DOES NOT FIT", f"{one['used'] / 2**30:.2f} GiB", flush=True)
-    print(
-        "| Model | Topology | Fits | FLOPs by formula (executed) | Least | Expected | MFU | Tokens/s a chip | Compiled |"
-    )
+    head = ["Model", "Topology", "Fits", "FLOPs by formula (executed)", "Least", "Expected", "MFU", "Tokens/s a chip"]
+    print(f"| {' | '.join([*head, 'Compiled in'])} |")
     for name, one in record.items():
         fits = f"{'yes' if one['fits'] else 'NO'}, {one['used'] / 2**30:.1f} of {one['limit'] / 2**30:.0f} GiB"
         flops = f"{one['flops']:.3g} ({one['executed']:.3g})"

@@ -231,8 +231,17 @@ def _dense(parts: StepParts, length: int, bidirectional: bool) -> bool:
     """Whether attention computes all pairs of a row."""
     if isinstance(parts.spec.config, EncoderDecoderConfig):
         return True
-    compute = parts.compute
-    return choose_backend(compute.attention, length, compute.platform, bidirectional) == "reference"
+    compute, model = parts.compute, parts.spec.config
+    backend = choose_backend(
+        compute.attention,
+        length,
+        compute.platform,
+        bidirectional,
+        window=any(kind.window for kind in model.layers),
+        softcap=bool(model.attention_softcap),
+        width=model.head_dim,
+    )
+    return backend == "reference"
 
 
 def _least(

@@ -229,7 +229,7 @@ class EncoderDecoder(nnx.Module):
 
     def encode(self, tokens_BM, segments_BM, compute: Compute, dropout: Dropout = NO_DROPOUT):
         """[B, M, D]. Tokens of a segment see each other in both directions."""
-        if compute.attention in ("blockwise", "splash"):
+        if compute.attention in ("blockwise", "splash", "triton"):
             raise ValueError(
                 f"attention={compute.attention!r} can't add T5's relative positions; 'reference' or 'auto' can"
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from itune.config.run import RunConfig
@@ -23,8 +25,26 @@ from tests import tiny
 
 FETCHED = Path(__file__).parents[2] / ".libtpu" / "libtpu" / "libtpu.so"
 LAYERS, ROWS, LENGTH, VOCAB = 3, 8, 128, 640
+WIDE = 8192  # two tiles of a split head
 MODEL: ModelConfig = dataclasses.replace(
     tiny.CONFIG, vocab_size=VOCAB, width=64, head_dim=16, mlp_width=256, num_kv_heads=4, layers=(LayerKind(),) * LAYERS
+)
+T5 = EncoderDecoderConfig(
+    family="t5",
+    vocab_size=VOCAB,
+    width=64,
+    num_heads=4,
+    head_dim=16,
+    mlp_width=256,
+    encoder_layers=LAYERS,
+    decoder_layers=LAYERS,
+    norm_eps=1e-6,
+    tied_embeddings=True,
+    scaled_outputs=False,
+    activation="relu",
+    gated=False,
+    relative_buckets=8,
+    relative_max_distance=32,
 )
 PRESETS = {
     "dp": MeshConfig(data=8),
@@ -34,16 +54,37 @@ PRESETS = {
 }
 
 
-def sent(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0) -> tuple[list[Collective], int]:
-    """(collectives of a step, bytes of what it trains)."""
+def compiled(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0):
+    """(a step's program, its parts, its mesh)."""
     data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
     config = RunConfig(model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning)
-    mesh = make_mesh(mesh_config)
+    count = math.prod((mesh_config.data, mesh_config.fsdp, mesh_config.tensor))
+    mesh = make_mesh(mesh_config, jax.devices()[:count])
     shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=encoder_length)
     parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
-    text = parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text()
+    return parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text(), parts, mesh
+
+
+def sent(*asked, **more) -> tuple[list[Collective], int]:
+    """(collectives of a step, bytes of what it trains)."""
+    text, parts, mesh = compiled(*asked, **more)
     trained = sum(math.prod(parts.spec.shapes[path]) * 4 for path in parts.spec.trainable)
     return collectives(text, mesh), trained
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(data=1), PRESETS["fsdp x tensor"]], ids=["one device", "fsdp x tensor"])
+@pytest.mark.parametrize(("model", "encoder"), [(MODEL, 0), (T5, LENGTH)], ids=["decoder", "encoder-decoder"])
+def test_no_array_of_all_logits_is_made(mesh, model, encoder):
+    """Of a device's supervised positions by the vocabulary or its part of it, in whatever shape."""
+    model = dataclasses.replace(model, vocab_size=2 * WIDE)
+    text, _, _ = compiled(mesh, FullConfig(), model, encoder)
+    positions = ROWS * LENGTH // (mesh.data * mesh.fsdp)
+    words = model.vocab_size // mesh.tensor
+    shapes = {tuple(int(n) for n in found.split(",")) for found in re.findall(r"f32\[([\d,]+)\]", text)}
+    assert any(words in shape or words // 2 in shape for shape in shapes), "the head is in the program"
+    assert not [
+        shape for shape in shapes if shape[-1] in (words, model.vocab_size) and math.prod(shape) >= positions * words
+    ]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -98,24 +139,7 @@ def test_fsdp_gathers_each_layer_inside_its_loop():
 @pytest.mark.parametrize("preset", ["fsdp", "2-D"])
 def test_an_encoder_decoders_rows_stay_where_they_are(preset):
     """Its gradients are summed, its weights gathered; no activation is, of which a layer has several."""
-    model = EncoderDecoderConfig(
-        family="t5",
-        vocab_size=VOCAB,
-        width=64,
-        num_heads=4,
-        head_dim=16,
-        mlp_width=256,
-        encoder_layers=LAYERS,
-        decoder_layers=LAYERS,
-        norm_eps=1e-6,
-        tied_embeddings=True,
-        scaled_outputs=False,
-        activation="relu",
-        gated=False,
-        relative_buckets=8,
-        relative_max_distance=32,
-    )
-    found, _ = sent(PRESETS[preset], FullConfig(), model, encoder_length=2 * LENGTH)
+    found, _ = sent(PRESETS[preset], FullConfig(), T5, encoder_length=2 * LENGTH)
     rows = {ROWS * LENGTH, 2 * ROWS * LENGTH}
     for one in found:
         if "/while/" in one.where:
