@@ -32,7 +32,6 @@ from itune.training.lock import lock
 from itune.training.loop import EXIT_NONFINITE, Started, end_run, start_run, timed
 from itune.training.metrics import progress_bar
 from itune.training.optim import Optimizer, learning_rate
-from itune.training.reading import MetricsReader
 from itune.training.setup import ModelSide, model_side
 from itune.training.signals import Stopped, StopRequest, stop_on_signals
 from itune.training.step import StepMetrics, StepSettings, TrainState, batch_loss, row_keys, step_metrics, updated
@@ -115,7 +114,7 @@ def _train(runs: Sequence[Started], console: Console, stop: StopRequest) -> tupl
     keys = jnp.stack([jax.random.key(run.config.seed) for run in runs])
     steps = [run.steps for run in runs]
     feeds = [run.batches(0) for run in runs]
-    readers = [MetricsReader(run.config, run.data, run.writer) for run in runs]
+    readers = [one.reader(0) for one in steps]
     positions = max(run.data.plan.T for run in runs)
     codes = [0] * len(runs)
     stopped: dict[int, TrainState] = {}  # of runs that went wrong, when they did: the step goes on for the others
@@ -130,7 +129,10 @@ def _train(runs: Sequence[Started], console: Console, stop: StopRequest) -> tupl
                 rates = [learning_rate(run.config.learning_rate, step, total) for run in runs]
                 batches = [next(rows) for rows in feeds]
                 hparams = {"learning_rate": jnp.array(rates, jnp.float32)}
-                states, metrics = step_fn(states, model.frozen, stacked(batches, positions), hparams, keys)
+                with contextlib.ExitStack() as dispatch:
+                    for one, reader in zip(steps, readers, strict=True):
+                        dispatch.enter_context(one.compiling(reader, first=step == 0))
+                    states, metrics = step_fn(states, model.frozen, stacked(batches, positions), hparams, keys)
                 for k, run in enumerate(runs):
                     if codes[k]:
                         continue
