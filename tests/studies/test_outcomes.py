@@ -60,8 +60,11 @@ def test_arms_are_compared_by_seed_and_example(study: Study) -> None:
     assert (worse.effect.seeds, worse.effect.tasks, worse.effect.examples) == (5, 2, 16)
     assert not same.significant and set(answered["rank=2"].by_task) == {"a", "b"}
     lines = summary(study, answered)
-    assert lines[0].startswith("rank=2: raises the loss by 0.") and lines[0].endswith("beyond noise.")
-    assert "beyond noise" not in lines[1] and "probability of 80 %" in lines[-1]
+    assert lines[0] == "Beyond noise, 1 of 2 arms is worse than the base. No arm is better beyond noise."
+    assert lines[1].startswith("rank=2: raises the loss on the held-out tasks by 0.") and lines[1].endswith(
+        "beyond noise."
+    )
+    assert "the most on " in lines[1] and lines[2].endswith(", within noise.") and "probability of 80 %" in lines[-1]
     write_tables(study.folder, rows(outcomes(study), answered))
     with open(study.folder / "results.csv") as file:
         found = list(csv.DictReader(file))
@@ -79,13 +82,13 @@ def test_nothing_is_significant_under_five_seeds(study: Study) -> None:
     found = outcomes(study)
     assert found["base"].state[4] == MISSING and found["base"].state[0] == DONE
     answered = answers(study, found)
-    assert not answered["rank=2"].verdict.significant and answered["rank=2"].notes == ["seeds 4 are not in both"]
+    assert not answered["rank=2"].verdict.significant and answered["rank=2"].notes == ["seed 4 not run"]
     lines = summary(study, answered)
     assert (
         lines[0]
         == "No arm differs from the base beyond noise. Under 5 seeds nothing is called significant; there are 4."
     )
-    assert lines[-2] == "rank=4: cannot be compared: seeds 0, 1, 2, 3, 4 are not in both."
+    assert lines[-2] == "rank=4: cannot be compared with the base: seeds 0, 1, 2, 3, 4 not run."
 
 
 def test_gaps_are_told(study: Study) -> None:
@@ -101,3 +104,6 @@ def test_gaps_are_told(study: Study) -> None:
     assert answered["rank=2"].notes == ["2 examples are not in every run with a finite loss"]
     assert answered["rank=2"].verdict.effect.examples == 14
     assert answered["rank=4"].verdict is None
+    assert answered["rank=4"].notes == ["seed 0 diverged", "seeds 1, 2, 3, 4 not run"]
+    marked = [(r["arm"], r["seed"], r["state"]) for r in rows(found, answered) if r["kind"] == "gap"]
+    assert marked == [("rank=4", 0, "diverged"), *(("rank=4", seed, "not run") for seed in (1, 2, 3, 4))]
