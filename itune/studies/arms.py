@@ -15,6 +15,7 @@ from itune.config.run import RunConfig
 from itune.config.save import config_digest
 from itune.errors import UserError
 from itune.studies.config import BASE, StudyConfig
+from itune.studies.measures import Measure
 
 STUDY = "StudyConfig"
 
@@ -75,6 +76,7 @@ def load_study(
         [Statement(key="MODEL_DIR", value=workdir, where=f"--workdir={workdir}", source=last)] if workdir else []
     )
     base = with_modules(resolve.resolve([*rest, *model_dir], gin_files), modules)
+    Measure.of(config.measure).check(base)
     made = [Arm(name=BASE, difference=(), config=base)]
     for name, said in _arms(config, base):
         try:

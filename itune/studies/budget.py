@@ -14,6 +14,7 @@ from itune.evaluation.panels import duration
 from itune.evaluation.results import load_run
 from itune.studies.amounts import Amounts, equalise, said_amount, unequal
 from itune.studies.arms import Study, difference
+from itune.studies.measures import Measure
 from itune.studies.outcomes import DIVERGED, DONE, answers, outcomes, resolution, state_of
 from itune.studies.runner import runs
 from itune.studies.statistics import FEWEST_SEEDS, smallest_effect
@@ -94,7 +95,8 @@ def _seen(study: Study) -> str:
     comparisons, seeds = len(study.arms) - 1, len(study.config.seeds)
     few = f"; under {FEWEST_SEEDS} seeds nothing will be called significant" if seeds < FEWEST_SEEDS else ""
     if math.isfinite(size := resolution(answers(study, outcomes(study)))):
-        return f"smallest effect found with a probability of 80 %: {size:.3f} nats per token, by the runs done{few}"
+        said = Measure.of(study.config.measure).say(size)
+        return f"smallest effect found with a probability of 80 %: {said}, by the runs done{few}"
     size = smallest_effect(1 / math.sqrt(seeds), seeds - 1, comparisons)
     if math.isnan(size):
         return "smallest effect: one seed says nothing about noise"

@@ -28,7 +28,9 @@ class StudyConfig:
       held_equal: what the arms have alike with the base: "steps", or of what is trained on "tokens",
         "supervised_tokens" or "examples", or "shared_examples": those of the tasks that both train on; for these an
         arm's steps are set. What was not equal is printed.
-      endpoint: whose loss is the question, "held_out" or "held_in".
+      endpoint: the tasks that are the question, "held_out" or "held_in".
+      measure: what is compared on them: "loss", "rank_accuracy" or "rank_accuracy_norm" (of the right option, by
+        EvalConfig.rank_per_task), or a metric of generated text that an example has by itself, such as "exact_match".
       together: at most so many runs of one shape (base, adapters, lengths, batch, steps) train in one step, their
         adapters side by side; 1 is one run after the other. Memory grows with it.
       tasks_sampled: whether conclusions are to hold for tasks like those evaluated, not for these only.
@@ -44,6 +46,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     held_equal: str = "steps"
     endpoint: str = "held_out"
+    measure: str = "loss"
     together: int = 1
     tasks_sampled: bool = False
 

@@ -71,7 +71,7 @@ def mixtures(study: Study, found: Mapping[str, Outcome], runs: Runs) -> Mixtures
     unseen = study.base.config.evaluation.unseen
     loss = {}
     for name in arms:
-        for seed, losses in found[name].losses.items():
+        for seed, losses in found[name].values.items():
             by_task: dict[str, list[float]] = {}
             for (task, _), value in losses.items():
                 if math.isfinite(value) and not any(fnmatchcase(task, pattern) for pattern in unseen):

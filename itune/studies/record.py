@@ -13,7 +13,7 @@ from itune.errors import UserError
 from itune.evaluation.results import write_text
 from itune.studies.amounts import Facts
 from itune.studies.arms import Study, difference
-from itune.studies.outcomes import LOSSES
+from itune.studies.measures import LOSSES
 
 
 def write_record(study: Study, found: Mapping[str, Facts]) -> None:

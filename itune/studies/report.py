@@ -18,6 +18,7 @@ from itune.evaluation.results import write_text
 from itune.studies import panels
 from itune.studies.amounts import unequal
 from itune.studies.arms import Study, difference
+from itune.studies.measures import Measure
 from itune.studies.outcomes import DONE, Answer, Outcome, summary, undone
 from itune.studies.statistics import FEWEST_SEEDS, Verdict
 
@@ -53,7 +54,7 @@ def write_report(study: Study, found: Mapping[str, Outcome], answered: Mapping[s
 
 def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> dict[str, Any]:
     """What the template shows."""
-    trained = panels.read_runs(study, found)
+    trained, measure = panels.read_runs(study, found), Measure.of(study.config.measure)
     told = {name: a.verdict for name, a in answered.items() if a.verdict is not None}
     seeds, runs = len(study.config.seeds), sum(len(o.state) for o in found.values())
     done = sum(state == DONE for o in found.values() for state in o.state.values())
@@ -65,9 +66,10 @@ def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answ
         "findings": summary(study, answered),
         "notes": _notes(study, answered),
         "group": study.config.endpoint.replace("_", "-"),
+        "measure": measure,
         "comparisons": len(told),
         "forest": [Markup(forest(told, plot, _untold(answered))) for plot in (WIDE, NARROW)] if answered else [],
-        "heat": _heat(answered),
+        "heat": _heat(answered, measure),
         "curves": panels.curves(trained, study.config.endpoint),
         "key": panels.key(trained),
         "undrawn": [name for name in found if name not in {item["name"] for item in panels.key(trained)}],
@@ -119,22 +121,22 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _heat(answered: Mapping[str, Answer]) -> dict[str, Any]:
+def _heat(answered: Mapping[str, Answer], measure: Measure) -> dict[str, Any]:
     arms = list(answered)
     tasks = list(dict.fromkeys(task for name in arms for task in answered[name].by_task))
     values = {(t, n): answered[n].by_task[t].estimate for n in arms for t in answered[n].by_task}
     largest = max((abs(v) for v in values.values()), default=0.0) or 1.0
     rows = []
     for task in tasks:
-        cells = [_cell(values.get((task, name)), largest) for name in arms]
+        cells = [_cell(values.get((task, name)), largest, measure) for name in arms]
         rows.append({"task": task, "cells": cells})
     return {"arms": arms, "rows": rows}
 
 
-def _cell(value: float | None, largest: float) -> dict[str, str]:
+def _cell(value: float | None, largest: float, measure: Measure) -> dict[str, str]:
     if value is None:
         return {"text": "–", "style": ""}
-    colour = "var(--worse)" if value > 0 else "var(--better)"
+    colour = "var(--worse)" if value * measure.better < 0 else "var(--better)"
     share = round(45 * abs(value) / largest)
     return {"text": f"{value:+.3f}", "style": f"background: color-mix(in srgb, {colour} {share}%, transparent)"}
 
@@ -150,7 +152,8 @@ def forest(verdicts: Mapping[str, Verdict], plot: Plot = WIDE, untold: Mapping[s
     x = lambda value: plot.left + (right - plot.left) * (value - low) / (high - low)  # noqa: E731
     lines = len(verdicts) + len(untold)
     height = plot.row * lines + 40
-    said = "; ".join(f"{name} {v.effect.estimate:+.3f}" for name, v in verdicts.items())
+    told = [f"{name} {v.effect.estimate:+.3f}" for name, v in verdicts.items()]
+    said = "; ".join([*told, *(f"{name}: {why}" for name, why in untold.items())])
     parts = [f'<svg class="forest" viewBox="0 0 {plot.width} {height}" role="img" aria-label="{escape(said)}">']
     bottom = plot.row * lines + 8
     marks = ticks(low, high, 5)

@@ -187,5 +187,6 @@ def finish(study: Study, console: Console) -> int:
 
 def say_proposal(study: Study) -> None:
     """Prints what `itune.studies.propose` makes of the runs that are done."""
+    study = dataclasses.replace(study, config=dataclasses.replace(study.config, measure="loss"))
     for line in write_proposal(study, outcomes(study)):
         print(line)
