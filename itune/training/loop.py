@@ -39,7 +39,8 @@ from itune.training.resume import (
     restore_newest,
     set_aside,
 )
-from itune.training.setup import ModelSide, model_side, plan_record
+from itune.training.session import Session
+from itune.training.setup import ModelSide, plan_record
 from itune.training.signals import Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
 
@@ -53,22 +54,21 @@ def train(
     resume: bool = True,
     show_text: bool = False,
     allow_remote_tracker: bool = False,
-    before: Path | None = None,
+    session: Session | None = None,
 ) -> int:
     """Runs `config` to its end, or on from its newest checkpoint; returns the exit code.
 
-    before: a folder in which runs that start from the same model and evaluate alike share the evaluation before step 1.
+    session: what the runs of this process share, if there are others.
 
     0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient.
     Raises: UserError for what a user can mend.
     """
-    console = Console(stderr=True)
-    model_dir = Path(config.model_dir)
+    session, model_dir = session or Session(), Path(config.model_dir)
     with lock(model_dir), stop_on_signals() as stop:
         try:
-            return _run(config, model_dir, resume, show_text, allow_remote_tracker, before, console, stop)
+            return _run(config, model_dir, resume, show_text, allow_remote_tracker, session, stop)
         except Stopped as stopped:
-            say(console, "Stopped. The same command goes on from the newest checkpoint.")
+            say(session.console, "Stopped. The same command goes on from the newest checkpoint.")
             return stopped.exit_code
 
 
@@ -78,13 +78,12 @@ def _run(
     resume: bool,
     show_text: bool,
     allow_remote_tracker: bool,
-    shared: Path | None,
-    console: Console,
+    session: Session,
     stop: StopRequest,
 ) -> int:
     if not resume:
-        set_aside(model_dir, console)
-    run = start_run(config, shared, console, stop, allow_remote_tracker=allow_remote_tracker)
+        set_aside(model_dir, session.console)
+    run = start_run(config, session, stop, allow_remote_tracker=allow_remote_tracker)
     try:
         batches = run.batches(int(run.state.step))
         state, code = timed(run.timings, "training", lambda: run.steps.run(run.state, batches, run.interval))
@@ -125,17 +124,9 @@ class Started:
         return feed(self.data.plan, self.data.reader, batch_size=size, start_row=step * size, loss_norm=norm)
 
 
-def start_run(
-    config: RunConfig,
-    shared: Path | None,
-    console: Console,
-    stop: StopRequest,
-    *,
-    allow_remote_tracker: bool = False,
-    model_of: Callable[[RunConfig, DataSide], ModelSide] = model_side,
-) -> Started:
-    """Everything before the first step, the evaluation included. shared: `train`'s `before`."""
-    start, model_dir = time.perf_counter(), Path(config.model_dir)
+def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_remote_tracker: bool = False) -> Started:
+    """Everything before the first step, the evaluation included."""
+    start, model_dir, console = time.perf_counter(), Path(config.model_dir), session.console
     check_same_run(config, model_dir)
     clock = RunClock(model_dir)
     data = data_side(config, lambda line: say(console, line))
@@ -144,8 +135,8 @@ def start_run(
     record_run(config, model_dir, data, console)
     timings = {"weights and data": time.perf_counter() - start}
 
-    model = model_of(config, data)
-    evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
+    model = session.model_side(config, data)
+    evaluator = session.evaluator(config, data, model)
     checkpoints = Checkpoints(model_dir, config.checkpoint)
     state = model.initial_state(config.seed)
     restored = restore_newest(checkpoints, state, data, console)
@@ -161,7 +152,7 @@ def start_run(
         allow_remote=allow_remote_tracker,
         run_config=dataclasses.asdict(config),
     )
-    evaluate_before = lambda: _before(evaluator, model, state, model_dir, shared, console, stop, writer)  # noqa: E731
+    evaluate_before = lambda: _before(evaluator, model, state, model_dir, session, stop, writer)  # noqa: E731
     with clock.part("evaluation"):
         before = timed(timings, "evaluation before", evaluate_before)
     return Started(
@@ -357,8 +348,7 @@ def _before(
     model: ModelSide,
     state: TrainState,
     model_dir: Path,
-    shared: Path | None,
-    console: Console,
+    session: Session,
     stop: StopRequest,
     writer: MetricsWriter,
 ) -> Snapshot:
@@ -366,13 +356,13 @@ def _before(
     path = model_dir / ".evaluation-before.json"
     if int(state.step) > 0 and path.is_file():
         return Snapshot.load(path)
-    common = shared / f"{evaluator.before_digest()}.json" if shared is not None else None
+    common = session.before / f"{evaluator.before_digest()}.json" if session.before is not None else None
     if common is not None and int(state.step) == 0 and common.is_file():
         before = Snapshot.load(common)
         before.save(path)
         writer.write({"step": 0, "eval": before.loss_lines()})
         return before
-    say(console, "Evaluating before training ...")
+    say(session.console, "Evaluating before training ...")
     # A resumed run whose snapshot is gone: adapters are a pure function of the seed, so "before" can be made again.
     fresh = state if int(state.step) == 0 else model.initial_state(evaluator.config.seed)
     before = evaluator.snapshot(model.all_params(fresh), stop.check, chat=evaluator.config.evaluation.chat_baseline)

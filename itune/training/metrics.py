@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +119,20 @@ def _start_wandb(config: LoggingConfig, model_dir: Path, sensitive: bool, allow_
     return wandb.init(project=config.wandb_project, dir=str(model_dir), config=run_config, resume="allow", **identity)
 
 
-def progress_bar(console: Console) -> Progress:
-    """step, loss, real and supervised tokens a second, time left."""
+class SharedConsole(Console):
+    """A console with one display for all bars on it: a terminal's last lines take no second one."""
+
+    progress: Progress | None = None
+
+
+def progress_bar(console: Console) -> contextlib.AbstractContextManager[Progress]:
+    """step, loss, real and supervised tokens a second, time left; on a console that shows bars already, among these."""
+    shown = console.progress if isinstance(console, SharedConsole) else None
+    return new_progress(console) if shown is None else _lines_of(shown)
+
+
+def new_progress(console: Console, *, memory: float = 30.0) -> Progress:
+    """memory: seconds of the past that the time left is estimated from."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -126,4 +140,15 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, console=console, transient=False)
+    return Progress(*columns, console=console, transient=False, speed_estimate_period=memory)
+
+
+@contextlib.contextmanager
+def _lines_of(progress: Progress) -> Iterator[Progress]:
+    """Takes away again what was added."""
+    before = set(progress.task_ids)
+    try:
+        yield progress
+    finally:
+        for task in set(progress.task_ids) - before:
+            progress.remove_task(task)
