@@ -106,7 +106,7 @@ class CheckpointConfig:
     """Which checkpoints are written, and which stay.
 
     every: steps between checkpoints (0: only the last).  keep: how many of the newest stay.
-    keep_best: also keep the one with the lowest held-in evaluation loss.
+    keep_best: also keep the one with the lowest evaluation loss of `EvalConfig.choose_by`.
     """
 
     every: int = 50

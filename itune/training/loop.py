@@ -26,6 +26,7 @@ from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
 from itune.training.clock import RunClock
 from itune.training.data_side import DataSide, data_side, look_over
+from itune.training.early import DevLosses
 from itune.training.lock import lock
 from itune.training.metrics import MetricsWriter, cut_back, progress_bar
 from itune.training.optim import learning_rate
@@ -96,7 +97,7 @@ def _run(
 class Started:
     """A run that is ready for its first step, or for the one that it stopped before.
 
-    interval: of the restored checkpoint.  timings: {part of the run: seconds}.
+    interval, dev: of the restored checkpoint.  timings: {part of the run: seconds}.
     """
 
     config: RunConfig
@@ -110,13 +111,14 @@ class Started:
     before: Snapshot
     state: TrainState
     interval: dict | None
+    dev: DevLosses
     timings: dict[str, float]
     clock: RunClock
 
     @property
     def steps(self) -> TrainingSteps:
         parts = (self.config, self.data, self.model, self.evaluator, self.checkpoints, self.writer)
-        return TrainingSteps(*parts, self.console, self.stop, self.clock)
+        return TrainingSteps(*parts, self.console, self.stop, self.dev, self.clock)
 
     def batches(self, step: int) -> Iterator[Batch]:
         """From that of `step` on."""
@@ -167,6 +169,7 @@ def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_r
         before=before,
         state=state,
         interval=meta.get("interval"),
+        dev=DevLosses(config.evaluation, meta.get("dev_losses")),
         timings=timings,
         clock=clock,
     )
@@ -183,6 +186,9 @@ def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = Fal
 
     print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
     say(console, run.clock.sentence())
+    told = run.dev.told(int(state.step), config.train.steps)
+    for what, why in told.items():
+        say(console, f"{what.capitalize()} {why}")
     say(console, "Evaluating after training ...")
     measure = lambda: run.evaluator.snapshot(run.model.all_params(state), run.stop.check)  # noqa: E731
     after = timed(run.timings, "evaluation after", measure)
@@ -197,6 +203,7 @@ def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = Fal
         run.evaluator.worst(after, run.before),
         run.timings,
         model_dir,
+        told=told,
         show_text=show_text,
         console=console,
     )
@@ -216,6 +223,7 @@ class TrainingSteps:
     writer: MetricsWriter
     console: Console
     stop: StopRequest
+    dev: DevLosses
     clock: RunClock
     _saved: int = -1
 
@@ -227,7 +235,8 @@ class TrainingSteps:
         traces = StepProfiler(self.config.logging, Path(self.config.model_dir))
         with progress_bar(self.console) as bar, traces as profiler:
             line = bar.add_task("training", total=total, completed=start, status="compiling ...")
-            for step in range(start, total):
+            self.catch_up(state, reader)
+            for step in range(start, start if self.dev.over else total):
                 rate = learning_rate(self.config.learning_rate, step, total)
                 with self.clock.part("input"):
                     batch, placed = next(on_devices)
@@ -246,7 +255,7 @@ class TrainingSteps:
                     return state, EXIT_NONFINITE
                 if problem:
                     say(self.console, f"itune: warning: {problem}", "yellow")
-                if self.stop.exit_code is not None:
+                if self.stop.exit_code is not None or self.dev.over:
                     break
             bar.update(line, completed=int(state.step), status=reader.status)
         self.finish(state, reader)
@@ -295,21 +304,32 @@ class TrainingSteps:
         problem = reader.flush()
         if problem and c.train.on_nonfinite == "stop":
             return problem
-        loss = None
-        if evaluate:
-            with self.clock.part("evaluation"):
-                snapshot = self.evaluator.snapshot(self.model.all_params(state), lambda: None, generate=False)
-            self.writer.write({"step": done, "eval": snapshot.loss_lines()})
-            loss = snapshot.pooled_loss("held_in")
-            reader.restart_clock()
-        if save:
+        loss = self.evaluate(state, done, reader) if evaluate else None
+        if save or (evaluate and self.dev.patience and (self.dev.best == done or self.dev.over)):
             self.save(state, reader, loss=loss)
         return problem
+
+    def evaluate(self, state: TrainState, done: int, reader: MetricsReader) -> float | None:
+        """The loss that the run is judged by, of the tasks that are not unseen."""
+        with self.clock.part("evaluation"):
+            snapshot = self.evaluator.snapshot(self.model.all_params(state), lambda: None, generate=False, unseen=False)
+        loss = snapshot.pooled_loss(self.config.evaluation.choose_by)
+        self.dev.add(done, loss)
+        self.writer.write({"step": done, "eval": snapshot.loss_lines(), **self.dev.line()})
+        reader.restart_clock()
+        return loss
+
+    def catch_up(self, state: TrainState, reader: MetricsReader) -> None:
+        """The evaluation that a run stopped by a signal went without, so that its dev losses are those of any other."""
+        done = int(state.step)
+        if done and self._evaluates(done) and done not in self.dev.losses:
+            self.save(state, reader, loss=self.evaluate(state, done, reader))
 
     def save(self, state: TrainState, reader: MetricsReader, *, loss: float | None = None) -> None:
         """`reader` has been flushed: its sums are those of the steps that `state` has made."""
         self._saved = int(state.step)
         meta = checkpoint_meta(self.config, self.data, self._saved, reader.interval())
+        meta["dev_losses"] = self.dev.stored()
         with self.clock.part("checkpoint"):
             self.checkpoints.save(state, meta, loss=loss)
         reader.restart_clock()

@@ -49,6 +49,8 @@ def shape_of(config: RunConfig) -> Any:
         return None  # what trains beside adapters would need a copy of its own, too
     if train.accumulation > 1 or train.label_smoothing or train.z_loss or config.weights.adapter:
         return None
+    if config.evaluation.patience:
+        return None  # it may end before the others
     free: dict[str, Any] = FREE_DATA | dict.fromkeys(FREE_COUNTS, 1)
     data = dataclasses.replace(config.data, **free)
     rate = dataclasses.replace(config.learning_rate, peak=1.0)
