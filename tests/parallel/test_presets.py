@@ -161,7 +161,6 @@ def whole_gradients(topology_name: str, mesh_config: MeshConfig) -> list[Collect
     parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
     shapes = Shapes(rows=rows, row_length=LENGTH, supervised=LENGTH, segments=4)
     found = collectives(parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text(), mesh)
-    assert [one for one in found if one.kind == "reduce-scatter"], "the program has gradients to sum"
     sizes = {model.width * model.mlp_width, VOCAB * model.width}
     summed = [one for one in found if one.kind == "all-reduce" and one.where]
     return [one for one in summed if any(math.prod(shape) in sizes for _, shape in one.shapes)]
@@ -173,5 +172,6 @@ def test_on_a_tpus_torus_no_gradient_is_summed_to_every_chip(monkeypatch):
     assert not whole_gradients(*asked)
     monkeypatch.setattr(gradients, "LEAST_SPLIT", 10**6)
     gradients.staged_mesh.cache_clear()
+    # Shows as well that the program has gradients to sum.
     assert whole_gradients(*asked), "in one stage libtpu sums all to all: if no more, stages are needed no more"
     gradients.staged_mesh.cache_clear()
