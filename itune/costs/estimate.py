@@ -23,7 +23,7 @@ from itune.models.flops import MATRICES, forward_attention, training_flops
 from itune.models.split_head import is_split
 from itune.parallel.collectives import by_kind, collectives
 from itune.parallel.mesh import check_shapes, make_mesh
-from itune.parallel.topology import SLICE_RATE, Chip, Topology
+from itune.parallel.topology import SLICE_RATE, Chip, Topology, compile_for_topology
 from itune.training.abstract import Shapes, abstract_step, bytes_per_device
 from itune.training.setup import StepParts, step_parts
 
@@ -172,7 +172,7 @@ def _compiled(lowered: Any, arguments: tuple, target: Topology | None) -> tuple[
     }
     limit = target.chip.hbm // target.chip.devices if target else _limit_here()
     try:
-        compiled = lowered.compile()
+        compiled = compile_for_topology(lowered) if target else lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

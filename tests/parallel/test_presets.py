@@ -17,7 +17,7 @@ from itune.parallel import gradients
 from itune.parallel.collectives import Collective, collectives
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import make_mesh
-from itune.parallel.topology import topology
+from itune.parallel.topology import compile_for_topology, topology
 from itune.training.abstract import Shapes, abstract_step
 from itune.training.config import TrainConfig
 from itune.training.setup import step_parts
@@ -160,7 +160,8 @@ def whole_gradients(topology_name: str, mesh_config: MeshConfig) -> list[Collect
     config = RunConfig(model_dir="none", data=data, train=train, tuning=FullConfig())
     parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
     shapes = Shapes(rows=rows, row_length=LENGTH, supervised=LENGTH, segments=4)
-    found = collectives(parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text(), mesh)
+    program = compile_for_topology(parts.jitted().lower(*abstract_step(parts, shapes)))
+    found = collectives(program.as_text(), mesh)
     sizes = {model.width * model.mlp_width, VOCAB * model.width}
     summed = [one for one in found if one.kind == "all-reduce" and one.where]
     return [one for one in summed if any(math.prod(shape) in sizes for _, shape in one.shapes)]

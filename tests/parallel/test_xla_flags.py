@@ -28,7 +28,11 @@ print("ran")
 
 def ran(name: str, program: str, **environment: str) -> subprocess.CompletedProcess:
     code = f"from itune.parallel.xla_flags import use_preset; use_preset({name!r}); {program}"
-    clean = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_COMPILATION_CACHE_DIR")
+    }
     given = clean | {"JAX_PLATFORMS": "cpu"} | environment
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=given)
 
