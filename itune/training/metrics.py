@@ -21,15 +21,20 @@ from itune.training.config import LoggingConfig
 ONLY_IN_FILE = ("task_tokens", "task_tokens_total")
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl past `step`, which a resumed run makes again. A torn last line goes too."""
+def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drops the lines of metrics.jsonl past `step`, which a resumed run makes again. A torn last line goes too.
+
+    Returns: the lines that stay.
+    """
     if not path.is_file():
-        return
-    kept = []
+        return []
+    kept, records = [], []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] <= step:
                 kept.append(line)
+                records.append(record)
         except (ValueError, KeyError):
             continue  # the process was killed while it wrote this line
     temporary = path.with_suffix(".tmp")
@@ -37,6 +42,7 @@ def cut_back(path: Path, step: int) -> None:
     shutil.copymode(path, temporary)
     temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(temporary, path)
+    return records
 
 
 class MetricsWriter:

@@ -31,7 +31,6 @@ from itune.training.lock import lock
 from itune.training.loop import EXIT_NONFINITE, Started, end_run, start_run, timed
 from itune.training.metrics import progress_bar
 from itune.training.optim import Optimizer, learning_rate
-from itune.training.reading import MetricsReader
 from itune.training.session import Session, step_key
 from itune.training.setup import slots
 from itune.training.signals import Stopped, StopRequest, stop_on_signals
@@ -50,6 +49,8 @@ def shape_of(config: RunConfig) -> Any:
         return None  # what trains beside adapters would need a copy of its own, too
     if train.accumulation > 1 or train.label_smoothing or train.z_loss or config.weights.adapter:
         return None
+    if config.evaluation.patience:
+        return None  # it may end before the others
     free: dict[str, Any] = FREE_DATA | dict.fromkeys(FREE_COUNTS, 1)
     data = dataclasses.replace(config.data, **free)
     rate = dataclasses.replace(config.learning_rate, peak=1.0)
@@ -106,7 +107,7 @@ def _train(runs: Sequence[Started], session: Session, stop: StopRequest) -> tupl
     keys = jnp.stack([jax.random.key(run.config.seed) for run in runs])
     steps = [run.steps for run in runs]
     feeds = [run.batches(0) for run in runs]
-    readers = [MetricsReader(run.config, run.data, run.writer) for run in runs]
+    readers = [one.reader(0) for one in steps]
     positions = max(run.data.plan.T for run in runs)
     codes = [0] * len(runs)
     stopped: dict[int, TrainState] = {}  # of runs that went wrong, when they did: the step goes on for the others
@@ -122,7 +123,10 @@ def _train(runs: Sequence[Started], session: Session, stop: StopRequest) -> tupl
                 batches = [next(own) for own in feeds]
                 hparams = {"learning_rate": jnp.array(rates, jnp.float32)}
                 rows = model.put(stacked(batches, positions))
-                states, metrics = step_fn(states, model.frozen, rows, hparams, keys)
+                with contextlib.ExitStack() as dispatch:
+                    for one, reader in zip(steps, readers, strict=True):
+                        dispatch.enter_context(one.compiling(reader, first=step == 0))
+                    states, metrics = step_fn(states, model.frozen, rows, hparams, keys)
                 for k, run in enumerate(runs):
                     if codes[k]:
                         continue
