@@ -111,6 +111,14 @@ def add_config_flags(parser: Parser) -> None:
     )
 
 
+def add_xla_flag(parser: Parser) -> None:
+    """--xla_flags=NAME, for commands whose speed the compiler's flags decide."""
+    from itune.parallel.xla_flags import PRESETS
+
+    about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    parser.add_argument("--xla_flags", default="", metavar="NAME", help=f"a preset of the compiler's flags ({about})")
+
+
 def add_format_flag(parser: Parser) -> None:
     """--format=text|json, for commands that print a result."""
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
@@ -120,6 +128,10 @@ def load_config(flags: argparse.Namespace) -> RunConfig:
     """The RunConfig that the flags of `add_config_flags` describe. Raises UserError."""
     from itune.config.load import load_run
 
+    if getattr(flags, "xla_flags", ""):
+        from itune.parallel.xla_flags import use_preset
+
+        use_preset(flags.xla_flags)
     return load_run(flags.gin_file, flags.gin_bindings, model_dir=flags.workdir, modules=flags.module_import)
 
 

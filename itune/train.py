@@ -45,6 +45,7 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "--allow_remote_tracker", action="store_true", help="let metrics of sensitive tasks leave this machine"
     )
+    cli.add_xla_flag(parser)
     cli.add_format_flag(parser)
     return parser
 

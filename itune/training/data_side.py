@@ -80,7 +80,7 @@ def _check_kind(config: RunConfig, model: AnyModelConfig) -> None:
                 f"{source} is an encoder-decoder ({family}): it needs DataConfig.converter='encoder_decoder' and "
                 f"prompt_format='seq2seq', not {given[0]!r} and {given[1]!r}"
             )
-        if config.weights.attention in ("blockwise", "splash"):
+        if config.weights.attention in ("blockwise", "splash", "triton"):
             raise UserError(
                 f"WeightsConfig.attention={config.weights.attention!r} can't add T5's relative positions; 'auto' can"
             )
