@@ -20,11 +20,13 @@ from itune.data.feed import feed
 from itune.data.proportions_text import print_proportions
 from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.finish import finish_run
+from itune.parallel.peers import ALONE, Peers
 from itune.terminal import say
+from itune.training.agreement import agree_on_data, agree_on_run, share
 from itune.training.checkpoint import Checkpoints
 from itune.training.data_side import DataSide, data_side, look_over
 from itune.training.lock import lock
-from itune.training.metrics import MetricsWriter, cut_back, progress_bar
+from itune.training.metrics import MetricsWriter, NoMetrics, cut_back, progress_bar
 from itune.training.optim import learning_rate
 from itune.training.reading import MetricsReader
 from itune.training.resume import (
@@ -50,19 +52,22 @@ def train(
     show_text: bool = False,
     allow_remote_tracker: bool = False,
     before: Path | None = None,
+    peers: Peers = ALONE,
 ) -> int:
     """Runs `config` to its end, or on from its newest checkpoint; returns the exit code.
 
     before: a folder in which runs that start from the same model and evaluate alike share the evaluation before step 1.
+    peers: the processes of the run; all call this alike, and process 0 writes what is written once.
 
     0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient.
     Raises: UserError for what a user can mend.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not peers.main)
     model_dir = Path(config.model_dir)
-    with lock(model_dir), stop_on_signals() as stop:
+    agree_on_run(peers, config, resume=resume)
+    with peers.main_within(lock(model_dir)), stop_on_signals(peers.watch) as stop:
         try:
-            return _run(config, model_dir, resume, show_text, allow_remote_tracker, before, console, stop)
+            return _run(config, model_dir, resume, show_text, allow_remote_tracker, before, console, stop, peers)
         except Stopped as stopped:
             say(console, "Stopped. The same command goes on from the newest checkpoint.")
             return stopped.exit_code
@@ -77,10 +82,11 @@ def _run(
     shared: Path | None,
     console: Console,
     stop: StopRequest,
+    peers: Peers,
 ) -> int:
     if not resume:
-        set_aside(model_dir, console)
-    run = start_run(config, shared, console, stop, allow_remote_tracker=allow_remote_tracker)
+        peers.on_main(lambda: set_aside(model_dir, console))
+    run = start_run(config, shared, console, stop, allow_remote_tracker=allow_remote_tracker, peers=peers)
     try:
         batches = run.batches(int(run.state.step))
         state, code = timed(run.timings, "training", lambda: run.steps.run(run.state, batches, run.interval))
@@ -101,9 +107,10 @@ class Started:
     model: ModelSide
     evaluator: Evaluator
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | NoMetrics
     console: Console
     stop: StopRequest
+    peers: Peers
     before: Snapshot
     state: TrainState
     interval: dict | None
@@ -116,8 +123,11 @@ class Started:
 
     def batches(self, step: int) -> Iterator[Batch]:
         """From that of `step` on."""
-        size, norm = self.config.train.batch_size, self.config.train.loss_norm
-        return feed(self.data.plan, self.data.reader, batch_size=size, start_row=step * size, loss_norm=norm)
+        size, norm, rows = self.config.train.batch_size, self.config.train.loss_norm, self.model.rows
+        batches = feed(
+            self.data.plan, self.data.reader, batch_size=size, start_row=step * size, loss_norm=norm, pick=rows
+        )
+        return self.peers.marked(batches, "reads its rows")
 
 
 def start_run(
@@ -128,33 +138,38 @@ def start_run(
     *,
     allow_remote_tracker: bool = False,
     model_of: Callable[[RunConfig, DataSide], ModelSide] = model_side,
+    peers: Peers = ALONE,
 ) -> Started:
     """Everything before the first step, the evaluation included. shared: `train`'s `before`."""
     start, model_dir = time.perf_counter(), Path(config.model_dir)
-    check_same_run(config, model_dir)
-    data = data_side(config, lambda line: say(console, line))
-    look_over(config, data, lambda line: say(console, line, "yellow"))
+    peers.on_main(lambda: check_same_run(config, model_dir))
+    data = data_side(config, lambda line: say(console, line), peers.main_first)
+    peers.on_main(lambda: look_over(config, data, lambda line: say(console, line, "yellow")))
+    agree_on_data(peers, data)
     stop.check()
-    record_run(config, model_dir, data, console)
+    peers.on_main(lambda: record_run(config, model_dir, data, console))
+    share(peers, model_dir)
     timings = {"weights and data": time.perf_counter() - start}
 
     model = model_of(config, data)
     evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
-    checkpoints = Checkpoints(model_dir, config.checkpoint)
+    checkpoints = Checkpoints(model_dir, config.checkpoint, peers=peers)
     state = model.initial_state(config.seed)
-    restored = restore_newest(checkpoints, state, data, console)
+    restored = restore_newest(checkpoints, state, data, console, peers)
     meta: dict = {}
     if restored is not None:
         state, meta = restored
-    cut_back(model_dir / "metrics.jsonl", int(state.step) if restored is not None else -1)
-    writer = MetricsWriter(
-        model_dir,
-        config.logging,
-        sensitive=data.manifest.sensitive,
-        allow_remote=allow_remote_tracker,
-        run_config=dataclasses.asdict(config),
-    )
-    evaluate_before = lambda: _before(evaluator, model, state, model_dir, shared, console, stop, writer)  # noqa: E731
+    peers.on_main(lambda: cut_back(model_dir / "metrics.jsonl", int(state.step) if restored is not None else -1))
+    writer: MetricsWriter | NoMetrics = NoMetrics()
+    if peers.main:
+        writer = MetricsWriter(
+            model_dir,
+            config.logging,
+            sensitive=data.manifest.sensitive,
+            allow_remote=allow_remote_tracker,
+            run_config=dataclasses.asdict(config),
+        )
+    evaluate_before = lambda: _before(evaluator, model, state, model_dir, shared, console, stop, writer, peers)  # noqa: E731
     return Started(
         config=config,
         data=data,
@@ -164,6 +179,7 @@ def start_run(
         writer=writer,
         console=console,
         stop=stop,
+        peers=peers,
         before=timed(timings, "evaluation before", evaluate_before),
         state=state,
         interval=meta.get("interval"),
@@ -174,7 +190,7 @@ def start_run(
 def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = False) -> int:
     """Everything after the last step that was made; returns the exit code. code: why there is no more to do, or 0."""
     config, data, console, model_dir = run.config, run.data, run.console, Path(run.config.model_dir)
-    proportions = record_proportions(config, model_dir, data, int(state.step))
+    proportions = run.peers.on_main(lambda: record_proportions(config, model_dir, data, int(state.step)))
     if code:
         run.writer.close()
         return code
@@ -185,19 +201,10 @@ def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = Fal
     after = timed(run.timings, "evaluation after", measure)
     run.writer.write({"step": int(state.step), "eval": after.loss_lines()})
     run.writer.close()
-    report = finish_run(
-        config,
-        data.manifest,
-        data.folder,
-        run.before,
-        after,
-        run.evaluator.worst(after, run.before),
-        run.timings,
-        model_dir,
-        show_text=show_text,
-        console=console,
-    )
-    say(console, f"Report: {report}")
+    worst = lambda: run.evaluator.worst(after, run.before)  # noqa: E731
+    parts = (config, data.manifest, data.folder, run.before, after)
+    report = lambda: finish_run(*parts, worst(), run.timings, model_dir, show_text=show_text, console=console)  # noqa: E731
+    say(console, f"Report: {run.peers.on_main(lambda: str(report()))}")
     return 0
 
 
@@ -210,7 +217,7 @@ class TrainingSteps:
     model: ModelSide
     evaluator: Evaluator
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | NoMetrics
     console: Console
     stop: StopRequest
     _saved: int = -1
@@ -225,12 +232,15 @@ class TrainingSteps:
                 rate = learning_rate(self.config.learning_rate, step, total)
                 batch = next(batches)
                 hparams = {"learning_rate": jnp.float32(rate)}
-                state, metrics = self.model.train_step(state, self.model.frozen, self.model.put(batch), hparams, key)
+                state, metrics = self.model.train_step(
+                    state, self.model.frozen, self.model.put_own(batch), hparams, key
+                )
                 problem = reader.push(step, batch, metrics, rate)
                 bar.update(line, completed=step, status=reader.status)
                 if not self.console.is_terminal and step and step % max(1, total // 20) == 0:
                     say(self.console, f"step {step}/{total}  {reader.status}")  # a log shows no bar
                 self.checkpoints.poll()
+                self.stop.look()
                 problem = problem or (self.between(state, reader) if self.due(reader.newest) else None)
                 if problem and self.config.train.on_nonfinite == "stop":
                     say(self.console, f"itune: error: {problem}", "red")
@@ -310,14 +320,15 @@ def _before(
     shared: Path | None,
     console: Console,
     stop: StopRequest,
-    writer: MetricsWriter,
+    writer: MetricsWriter | NoMetrics,
+    peers: Peers,
 ) -> Snapshot:
     """The evaluation before step 1: made once, kept beside the run, read back when it resumes."""
     path = model_dir / ".evaluation-before.json"
-    if int(state.step) > 0 and path.is_file():
+    if int(state.step) > 0 and peers.on_main(path.is_file):
         return Snapshot.load(path)
     common = shared / f"{evaluator.before_digest()}.json" if shared is not None else None
-    if common is not None and int(state.step) == 0 and common.is_file():
+    if common is not None and int(state.step) == 0 and peers.on_main(common.is_file):
         before = Snapshot.load(common)
         before.save(path)
         writer.write({"step": 0, "eval": before.loss_lines()})
@@ -326,8 +337,9 @@ def _before(
     # A resumed run whose snapshot is gone: adapters are a pure function of the seed, so "before" can be made again.
     fresh = state if int(state.step) == 0 else model.initial_state(evaluator.config.seed)
     before = evaluator.snapshot(model.all_params(fresh), stop.check, chat=evaluator.config.evaluation.chat_baseline)
-    before.save(path)
-    if common is not None:
+    if peers.main:
+        before.save(path)
+    if common is not None and peers.main:
         common.parent.mkdir(parents=True, exist_ok=True)
         before.save(common)
     if int(state.step) == 0:

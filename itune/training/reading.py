@@ -14,7 +14,7 @@ from itune.config.run import RunConfig
 from itune.data.proportions import Tally
 from itune.training.data_side import DataSide
 from itune.training.interval import Interval
-from itune.training.metrics import MetricsWriter
+from itune.training.metrics import MetricsWriter, NoMetrics
 from itune.training.step import StepMetrics
 
 
@@ -28,7 +28,7 @@ class MetricsReader:
         self,
         config: RunConfig,
         data: DataSide,
-        writer: MetricsWriter,
+        writer: MetricsWriter | NoMetrics,
         *,
         first_step: int = 0,
         interval: Mapping[str, Any] | None = None,
@@ -66,7 +66,7 @@ class MetricsReader:
         m = jax.device_get(metrics)
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        self._interval.add(m, room=batch.tokens.size, seconds=seconds)
+        self._interval.add(m, room=self.config.train.batch_size * batch.tokens.shape[1], seconds=seconds)
         self._supervised += m.task_tokens.astype(np.int64)
         self._tally.advance((step + 1) * self.config.train.batch_size)
         guilty, everyone = ([], []) if m.finite else self._blame(step, m)
