@@ -93,7 +93,9 @@ class Slots:
         if compute.mesh is not None and spans_processes(compute.mesh):
             # Nothing else tells the program on whose devices it is to make them.
             copied = NamedSharding(compute.mesh, P())
-            lie = State(*[copied] * len(State._fields))._replace(cache=self._cache_sharding(spec.config.num_kv_heads))
+            lie = State(*cast(Any, [copied] * len(State._fields)))._replace(
+                cache=self._cache_sharding(spec.config.num_kv_heads)
+            )
             self.fresh = jax.jit(self.empty, static_argnums=(0, 1), out_shardings=lie)
 
     # ---- compiled
@@ -125,6 +127,7 @@ class Slots:
     def _cache_sharding(self, num_kv_heads: int):
         """Slots over data x fsdp, heads over tensor, as training lays rows and heads."""
         mesh = self.compute.mesh
+        assert mesh is not None
         heads = "tensor" if num_kv_heads % mesh.shape["tensor"] == 0 else None
         return NamedSharding(mesh, P(None, BATCH_AXES, heads))
 

@@ -22,7 +22,7 @@ def spans_processes(mesh: Mesh) -> bool:
 def own_rows(mesh: Mesh, B: int) -> list[int]:
     """Which rows of a batch of B this process' devices take: of the sharding, for tensor axes may span processes."""
     slices = batch_sharding(mesh).addressable_devices_indices_map((B,)).values()
-    return sorted({row for index in slices for row in range(*index[0].indices(B))})
+    return sorted({row for index in slices if index for row in range(*index[0].indices(B))})
 
 
 def put(array: np.ndarray, sharding: Sharding) -> jax.Array:

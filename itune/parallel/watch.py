@@ -146,7 +146,7 @@ class Watch(threading.Thread):
         if still != self._still or self._busy or not self._armed:
             self._moved, self._still = now, still
         elif self._patience and now - self._moved > self._patience:
-            least = min(still)
+            least: int = min(still)
             late = [i for i, (beat, _) in sorted(self._seen.items()) if beat["progress"] == least]
             what = "; ".join(sorted({self._seen[i][0]["what"] for i in late}))
             which = self._names(late) if len(late) < self._count else f"all {self._count} processes, none behind"
