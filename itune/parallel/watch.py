@@ -105,8 +105,9 @@ class Watch(threading.Thread):
         news = self._under(NEWS)
         if "verdict" in news:
             self.leave(*news["verdict"])
-        for name, (code, line) in news.items():
+        for name, said in news.items():
             if name.startswith("ended/") and int(name[6:]) != self._index:
+                code, line = said
                 self.leave(code, f"process {name[6:]} ended: {line}", quiet=bool(self._index))
         if self._asked is not None and "stop" not in news:
             self._tell("stop", self._asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,10 @@ class Watched(Watch):
     """Says how it would have left, and stops."""
 
     left: tuple[int, str] | None = None
+
+    def run(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().run()
 
     def leave(self, exit_code: int, line: str, *, quiet: bool = False) -> None:
         self.left = (exit_code, "" if quiet else line)
