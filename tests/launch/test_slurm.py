@@ -116,7 +116,9 @@ def test_slurm_signals_the_step_in_time(file: str) -> None:
     text = (ROOT / "launch" / file).read_text("utf-8")
     asked = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE))
     assert re.fullmatch(r"TERM@\d+", asked["signal"]), "B: would have it signal the batch script alone"
-    assert {"requeue", "ntasks" if file == "study.slurm" else "ntasks-per-node"} <= set(asked) and asked["open-mode"] == "append"
+    assert {"requeue", "ntasks" if file == "study.slurm" else "ntasks-per-node"} <= set(asked) and asked[
+        "open-mode"
+    ] == "append"
     directives, _, rest = text.partition("\nset -euo pipefail\n")
     assert "#SBATCH" in directives and "#SBATCH" not in rest, "sbatch reads none after the first command"
 
