@@ -1,7 +1,7 @@
 """What all commands share: flags, one-line errors, exit codes. Loads neither gin nor JAX, so that --help is quick.
 
-Exit codes: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted; a command may add its own, and a run
-of several processes has 76 and 77 (itune/parallel/watch.py).
+Exit codes: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted; a command may add its own, and
+a run of several processes has 76 and 77 (itune/parallel/watch.py).
 """
 
 from __future__ import annotations
