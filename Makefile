@@ -123,5 +123,5 @@ bench: $(VENV_STAMP) $(PARITY_STAMP)  ## a training step against transformers + 
 
 .PHONY: clean
 clean:  ## remove both environments and all caches in this folder (not runs/, not the model cache)
-	@rm -rf .venv .venv-parity .venv-lock .parity build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-parity .venv-lock .parity build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .compiled
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

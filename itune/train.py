@@ -25,9 +25,10 @@ def main(argv: Sequence[str]) -> int:
         return loop.dry_run(config, output_format=flags.format)
     with distributed.joined(cli.processes(flags)) as peers:
         from itune.training import loop
+        from itune.training.session import Session
 
         told = {"show_text": flags.show_text, "allow_remote_tracker": flags.allow_remote_tracker}
-        return loop.train(config, resume=flags.resume, **told, peers=peers)
+        return loop.train(config, resume=flags.resume, **told, session=Session(peers=peers))
 
 
 def _parser() -> cli.Parser:
