@@ -199,7 +199,8 @@ def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = Fal
         run.writer.close()
         return code
 
-    print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
+    if run.peers.main:
+        print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
     say(console, run.clock.sentence())
     told = run.dev.told(int(state.step), config.train.steps)
     for what, why in told.items():
