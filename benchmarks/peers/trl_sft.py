@@ -136,7 +136,10 @@ def main() -> None:
     fill = {"labels": -100}
     arrays = {
         name: np.stack(
-            [np.pad(b[name], ((0, 0), (0, width - b[name].shape[1])), constant_values=fill.get(name, 0)) for b in batches]
+            [
+                np.pad(b[name], ((0, 0), (0, width - b[name].shape[1])), constant_values=fill.get(name, 0))
+                for b in batches
+            ]
         )
         for name in batches[0]
     }
