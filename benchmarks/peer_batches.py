@@ -1,7 +1,8 @@
 """A peer's batches as ours: python benchmarks/peer_batches.py JOB.json, from job["peer_batches"] to job["batches"].
 
 The peer says for each token its label, position and segment (0 is padding). Examples are laid into rows of
-job["length"] in their order, and the fields of `itune.batch.Batch` made of them: the same tokens, the same predictions, one task.
+job["length"] in their order, and the fields of `itune.batch.Batch` made of them: the same tokens, the same
+predictions, one task.
 """
 
 from __future__ import annotations

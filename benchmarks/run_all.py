@@ -22,6 +22,8 @@ PROGRAMS = {
     "packing": (("--examples", "100000"), ()),
     "data": (("--tasks", "60"), ()),
     "generate": (("--rounds", "1"), ()),
+    "startup": ((), ()),
+    "growth": ((), ("--svg", "docs/images/growth.svg")),
 }
 
 
