@@ -142,5 +142,5 @@ bench: $(VENV_STAMP) $(PARITY_STAMP) $(TUNIX_STAMP)  ## all benchmarks in small;
 
 .PHONY: clean
 clean:  ## remove the environments and all caches in this folder (not runs/, not the model cache)
-	@rm -rf .venv .venv-parity .venv-tunix .venv-lock .parity build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-parity .venv-tunix .venv-lock .parity build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .compiled
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from itune.cache import keep_compiled_functions
 from itune.config.macros import MACROS
 from itune.errors import UserError, nearest
 
@@ -124,6 +125,7 @@ def load_config(flags: argparse.Namespace) -> RunConfig:
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """`main`'s exit code; a UserError becomes one line on stderr and 2, Ctrl-C becomes 130."""
+    keep_compiled_functions()
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:

@@ -51,6 +51,7 @@ PLACES = [
     ("itune.weights", 3, "weights"),
     ("itune.training.loop", 4, "training.loop"),
     ("itune.training.stacked", 4, "training.loop"),
+    ("itune.training.session", 4, "training.loop"),
     ("itune.evaluation", 4, "evaluation"),
     ("itune.costs", 4, "costs"),
     ("itune.studies", 5, "studies"),

@@ -63,12 +63,17 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best(self) -> int | None:
-        """The step with the lowest held-in loss of those that were saved with one; None if there is none."""
+        """The step with the lowest dev loss of those that were saved with one; None if there is none."""
         return self._manager.best_step()
 
     def save(self, state: TrainState, meta: dict, *, loss: float | None = None) -> None:
-        """Starts an asynchronous save of `state` at its own step; `loss` (held-in) ranks it among the best."""
+        """Starts an asynchronous save of `state` at its own step; `loss` (of dev tasks) ranks it among the best.
+
+        A step that was saved before is saved anew: then without a loss.
+        """
         step = int(state.step)
+        if step in self._manager.all_steps():
+            self._manager.delete(step)  # killed in between, the run makes its last steps again
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(serialization.to_state_dict(_as_dict(state))), meta=ocp.args.JsonSave(meta)
         )

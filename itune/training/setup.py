@@ -25,6 +25,8 @@ from itune.training.step import StepSettings, TrainState, make_train_step
 from itune.weights.load import load_base
 from itune.weights.peft import read_adapter
 
+SLOTS = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSide:
@@ -112,8 +114,16 @@ def step_parts(
     return StepParts(model_spec(model, config.tuning, quantise=w.quantise), compute, optimizer, settings)
 
 
-def model_side(config: RunConfig, data: DataSide) -> ModelSide:
-    """Loads the weights onto the mesh and builds the jitted step (compiled at its first call)."""
+def slots(segments: int) -> int:
+    """Of a row's sums by example: in steps, so that mixtures whose rows hold other numbers share a compiled step."""
+    return -(-segments // SLOTS) * SLOTS
+
+
+def model_side(config: RunConfig, data: DataSide, load: Callable[..., Params] = load_base) -> ModelSide:
+    """Loads the weights onto the mesh and builds the jitted step (compiled at its first call).
+
+    load: `load_base`, or what knows the base already.
+    """
     try:
         mesh = make_mesh(config.mesh)
         check_shapes(
@@ -127,14 +137,14 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
             data.model,
             mesh if mesh.size > 1 else None,
             num_tasks=len(data.manifest.train),
-            num_segments=data.plan.S,
+            num_segments=slots(data.plan.S),
         )
     except ValueError as error:
         raise UserError(str(error)) from None
     spec, compute = parts.spec, parts.compute
     place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
     start = _start(config, spec)
-    base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
+    base = load(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)
     return ModelSide(spec, mesh, compute, parts.optimizer, frozen, base_train, start, parts.jitted())
 
