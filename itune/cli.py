@@ -1,11 +1,13 @@
 """What all commands share: flags, one-line errors, exit codes. Loads neither gin nor JAX, so that --help is quick.
 
-Exit codes: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted; a command may add its own.
+Exit codes: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted; a command may add its own, and
+a run of several processes has 76 and 77 (itune/parallel/watch.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from itune.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from itune.config.run import RunConfig
+    from itune.parallel.distributed import Processes
 
 EXIT_USER_ERROR = 2
 ACCEPTED_TERMS = "ITUNE_ACCEPT_TERMS"
@@ -119,6 +122,30 @@ def add_xla_flag(parser: Parser) -> None:
     parser.add_argument("--xla_flags", default="", metavar="NAME", help=f"a preset of the compiler's flags ({about})")
 
 
+def add_process_flags(parser: Parser) -> None:
+    """--coordinator and what goes with it, for a run over several processes; Slurm, Open MPI and GKE need none."""
+    group = parser.add_argument_group("several processes (found by themselves under Slurm, Open MPI and on GKE)")
+    about = "where process 0 listens; auto: ask JAX for all of it, as on the workers of a TPU pod"
+    group.add_argument("--coordinator", metavar="HOST:PORT", help=about)
+    group.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    seconds = {
+        "heartbeat_timeout": (100.0, "without a sign of life before a process counts as gone (exit code 76)"),
+        "step_timeout": (1800.0, "without progress of any before the run counts as stuck (77); 0: never"),
+        "start_timeout": (300.0, "for all to come"),
+    }
+    for name, (default, about) in seconds.items():
+        text = f"seconds {about}; {default:g}"
+        group.add_argument(f"--{name}", type=float, default=default, metavar="SECONDS", help=text)
+
+
+def processes(flags: argparse.Namespace) -> Processes:
+    """What the flags of `add_process_flags` say."""
+    from itune.parallel.distributed import Processes
+
+    return Processes(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Processes)})
+
+
 def add_format_flag(parser: Parser) -> None:
     """--format=text|json, for commands that print a result."""
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
@@ -141,8 +168,9 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print("itune: error:", " ".join(str(error).split()), file=sys.stderr)
-        return EXIT_USER_ERROR
+        if not error.told:
+            print("itune: error:", " ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("itune: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -37,6 +37,7 @@ from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.evaluation.worst import WorstExample, choose
 from itune.inference.generate import Generator
 from itune.inference.loglikelihood import Scorer
+from itune.parallel.arrays import fetch
 from itune.parallel.mesh import BATCH_AXES
 from itune.training.step import make_eval_step
 
@@ -277,7 +278,7 @@ class Evaluator:
             check()
             rows = [plan.row(i) for i in range(first, first + size)]
             batch = assemble(rows, plan, examples.reader, loss_norm="tokens")
-            nll, tokens = jax.device_get(examples.step(params, self.model.put(batch)))
+            nll, tokens = fetch(examples.step(params, self.model.put(batch)))
             for b, row in enumerate(rows):
                 for s, segment in enumerate(row.segments):
                     group, task = examples.tasks[segment.task]

@@ -218,7 +218,7 @@ def _sentence(answer: Answer, verdict: Verdict, group: str, measure: Measure) ->
     e = verdict.effect
     low, high = e.interval
     between = f"interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval with one seed"
-    mark = ", beyond noise" if verdict.significant else ", within noise"
+    mark = ", beyond noise" if verdict.significant else ", within noise" if math.isfinite(low) else ""
     most = ""
     if verdict.significant and len(answer.by_task) > 1:
         task, found = max(answer.by_task.items(), key=lambda item: item[1].estimate * math.copysign(1, e.estimate))

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
 
 from itune.errors import UserError
+from itune.parallel.peers import ALONE, Peers
 from itune.training.config import CheckpointConfig
 from itune.training.step import TrainState
 
@@ -39,7 +41,7 @@ class Checkpoints:
     checkpoint is a few MB.
     """
 
-    def __init__(self, model_dir: Path, config: CheckpointConfig, *, read_only: bool = False):
+    def __init__(self, model_dir: Path, config: CheckpointConfig, *, read_only: bool = False, peers: Peers = ALONE):
         self.folder = model_dir / "checkpoints"
         policies: list[Any] = [keep_policy.LatestN(config.keep)]
         if config.keep_best:
@@ -58,9 +60,10 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         self._unverified: set[int] = set()
+        self._peers = peers
 
     def steps(self) -> list[int]:
-        return sorted(self._manager.all_steps())
+        return self._peers.on_main(lambda: sorted(self._manager.all_steps()))
 
     def best(self) -> int | None:
         """The step with the lowest dev loss of those that were saved with one; None if there is none."""
@@ -84,11 +87,16 @@ class Checkpoints:
         """Raises what a background save failed with (a full disk shows nowhere else); digests the finished saves."""
         self._manager.check_for_errors()
         if self._unverified and not self._manager.is_saving_in_progress():
-            for step in sorted(self._unverified & set(self._manager.all_steps())):
-                write_digests(self.folder, step)
+            if self._peers.main:  # it commits a checkpoint once all processes have written theirs
+                self._digest()
             self._unverified.clear()
-            prune_digests(self.folder, self.steps())
-            shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+
+    def _digest(self) -> None:
+        steps = sorted(self._manager.all_steps())
+        for step in sorted(self._unverified & set(steps)):
+            write_digests(self.folder, step)
+        prune_digests(self.folder, steps)
+        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def finish(self) -> None:
         """Waits until every save is on disk."""
@@ -96,15 +104,16 @@ class Checkpoints:
         self.poll()
 
     def close(self) -> None:
-        self._manager.close()
+        """Of several processes one that fails, and closes on its way out, must not wait here for the others."""
+        if self._peers.count == 1 or sys.exc_info()[0] is None:
+            self._manager.close()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
         """(state with the shardings of `like`, meta).
 
         Raises: UserError if a file's digest differs, or if the checkpoint holds other parameters than this run trains.
         """
-        verify(self.folder, step)
-        self._check_params(step, like)
+        self._peers.on_main(lambda: self._check(step, like))
         target = serialization.to_state_dict(_as_dict(like))
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), target)
         try:
@@ -117,6 +126,10 @@ class Checkpoints:
             ) from None
         restored = serialization.from_state_dict(_as_dict(like), items["state"])
         return TrainState(restored["params"], restored["opt_state"], jnp.asarray(restored["step"])), items["meta"]
+
+    def _check(self, step: int, like: TrainState) -> None:
+        verify(self.folder, step)
+        self._check_params(step, like)
 
     def _check_params(self, step: int, like: TrainState) -> None:
         """Before Orbax reads anything: where one of its reads fails, it abandons the others in mid-air."""
@@ -133,12 +146,15 @@ class Checkpoints:
 
     def forget(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way, beside the others, so that the step can be saved again."""
+        self._peers.on_main(lambda: self._set_aside(step))
+        self._manager.reload()
+
+    def _set_aside(self, step: int) -> None:
         damaged = self.folder.parent / "damaged" / str(step)
         damaged.parent.mkdir(exist_ok=True)
         shutil.rmtree(damaged, ignore_errors=True)
         (self.folder / str(step)).rename(damaged)
         (self.folder / DIGESTS / f"{step}.json").unlink(missing_ok=True)
-        self._manager.reload()
 
     def meta(self, step: int) -> dict:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]

@@ -21,8 +21,8 @@ class RunClock:
     Goodput is the share of steps that count (those that a kill undid do not) in all seconds that processes have run.
     """
 
-    def __init__(self, model_dir: Path):
-        self._path = model_dir / "time.json"
+    def __init__(self, model_dir: Path, *, writes: bool = True):
+        self._path, self._writes = model_dir / "time.json", writes
         self._earlier: dict[str, float] = _read(self._path)
         self._start = self._written = time.perf_counter()
         self._parts = dict.fromkeys(PARTS, 0.0)
@@ -64,6 +64,8 @@ class RunClock:
             self.save()
 
     def save(self) -> None:
+        if not self._writes:  # another process does
+            return
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.seconds()) + "\n")
         os.replace(temporary, self._path)

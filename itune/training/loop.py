@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,15 @@ from itune.data.feed import feed
 from itune.data.proportions_text import print_proportions
 from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.finish import finish_run
+from itune.parallel.peers import Peers
 from itune.terminal import say
+from itune.training.agreement import agree_on_data, agree_on_run, share
 from itune.training.checkpoint import Checkpoints
 from itune.training.clock import RunClock
 from itune.training.data_side import DataSide, data_side, look_over
 from itune.training.early import DevLosses
 from itune.training.lock import lock
-from itune.training.metrics import MetricsWriter, cut_back, progress_bar
+from itune.training.metrics import MetricsWriter, NoMetrics, cut_back, progress_bar
 from itune.training.optim import learning_rate
 from itune.training.profile import StepProfiler
 from itune.training.reading import MetricsReader
@@ -65,7 +67,8 @@ def train(
     Raises: UserError for what a user can mend.
     """
     session, model_dir = session or Session(), Path(config.model_dir)
-    with lock(model_dir), stop_on_signals() as stop:
+    agree_on_run(session.peers, config, resume=resume)
+    with session.peers.main_within(lock(model_dir)), stop_on_signals(session.peers.watch) as stop:
         try:
             return _run(config, model_dir, resume, show_text, allow_remote_tracker, session, stop)
         except Stopped as stopped:
@@ -83,7 +86,7 @@ def _run(
     stop: StopRequest,
 ) -> int:
     if not resume:
-        set_aside(model_dir, session.console)
+        session.peers.on_main(lambda: set_aside(model_dir, session.console))
     run = start_run(config, session, stop, allow_remote_tracker=allow_remote_tracker)
     try:
         batches = run.batches(int(run.state.step))
@@ -105,9 +108,10 @@ class Started:
     model: ModelSide
     evaluator: Evaluator
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | NoMetrics
     console: Console
     stop: StopRequest
+    peers: Peers
     before: Snapshot
     state: TrainState
     interval: dict | None
@@ -122,38 +126,48 @@ class Started:
 
     def batches(self, step: int) -> Iterator[Batch]:
         """From that of `step` on."""
-        size, norm = self.config.train.batch_size, self.config.train.loss_norm
-        return feed(self.data.plan, self.data.reader, batch_size=size, start_row=step * size, loss_norm=norm)
+        size, norm, start = (
+            self.config.train.batch_size,
+            self.config.train.loss_norm,
+            step * self.config.train.batch_size,
+        )
+        which: dict[str, Any] = {"batch_size": size, "start_row": start, "pick": self.model.rows}
+        batches = feed(self.data.plan, self.data.reader, loss_norm=norm, **which)
+        return self.peers.marked(batches, "reads its rows")
 
 
 def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_remote_tracker: bool = False) -> Started:
     """Everything before the first step, the evaluation included."""
-    start, model_dir, console = time.perf_counter(), Path(config.model_dir), session.console
-    check_same_run(config, model_dir)
-    clock = RunClock(model_dir)
-    data = data_side(config, lambda line: say(console, line))
-    look_over(config, data, lambda line: say(console, line, "yellow"))
+    start, model_dir, console, peers = time.perf_counter(), Path(config.model_dir), session.console, session.peers
+    peers.on_main(lambda: check_same_run(config, model_dir))
+    clock = RunClock(model_dir, writes=peers.main)
+    data = data_side(config, lambda line: say(console, line), peers.main_first)
+    peers.on_main(lambda: look_over(config, data, lambda line: say(console, line, "yellow")))
+    agree_on_data(peers, data)
     stop.check()
-    record_run(config, model_dir, data, console)
+    peers.on_main(lambda: record_run(config, model_dir, data, console))
+    share(peers, model_dir)
     timings = {"weights and data": time.perf_counter() - start}
 
     model = session.model_side(config, data)
     evaluator = session.evaluator(config, data, model)
-    checkpoints = Checkpoints(model_dir, config.checkpoint)
+    checkpoints = Checkpoints(model_dir, config.checkpoint, peers=peers)
     state = model.initial_state(config.seed)
-    restored = restore_newest(checkpoints, state, data, console)
+    restored = restore_newest(checkpoints, state, data, console, peers)
     meta: dict = {}
     if restored is not None:
         state, meta = restored
-    lines = cut_back(model_dir / "metrics.jsonl", int(state.step) if restored is not None else -1)
+    lines = peers.on_main(lambda: cut_back(model_dir / "metrics.jsonl", int(state.step) if meta else -1))
     clock.keep(lines, meta.get("interval"))
-    writer = MetricsWriter(
-        model_dir,
-        config.logging,
-        sensitive=data.manifest.sensitive,
-        allow_remote=allow_remote_tracker,
-        run_config=dataclasses.asdict(config),
-    )
+    writer: MetricsWriter | NoMetrics = NoMetrics()
+    if peers.main:
+        writer = MetricsWriter(
+            model_dir,
+            config.logging,
+            sensitive=data.manifest.sensitive,
+            allow_remote=allow_remote_tracker,
+            run_config=dataclasses.asdict(config),
+        )
     evaluate_before = lambda: _before(evaluator, model, state, model_dir, session, stop, writer)  # noqa: E731
     with clock.part("evaluation"):
         before = timed(timings, "evaluation before", evaluate_before)
@@ -166,6 +180,7 @@ def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_r
         writer=writer,
         console=console,
         stop=stop,
+        peers=peers,
         before=before,
         state=state,
         interval=meta.get("interval"),
@@ -178,13 +193,14 @@ def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_r
 def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = False) -> int:
     """Everything after the last step that was made; returns the exit code. code: why there is no more to do, or 0."""
     config, data, console, model_dir = run.config, run.data, run.console, Path(run.config.model_dir)
-    proportions = record_proportions(config, model_dir, data, int(state.step))
+    proportions = run.peers.on_main(lambda: record_proportions(config, model_dir, data, int(state.step)))
     run.clock.save()
     if code:
         run.writer.close()
         return code
 
-    print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
+    if run.peers.main:
+        print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
     say(console, run.clock.sentence())
     told = run.dev.told(int(state.step), config.train.steps)
     for what, why in told.items():
@@ -194,20 +210,11 @@ def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = Fal
     after = timed(run.timings, "evaluation after", measure)
     run.writer.write({"step": int(state.step), "eval": after.loss_lines()})
     run.writer.close()
-    report = finish_run(
-        config,
-        data.manifest,
-        data.folder,
-        run.before,
-        after,
-        run.evaluator.worst(after, run.before),
-        run.timings,
-        model_dir,
-        told=told,
-        show_text=show_text,
-        console=console,
-    )
-    say(console, f"Report: {report}")
+    parts = (config, data.manifest, data.folder, run.before, after)
+    how: dict[str, Any] = {"told": told, "show_text": show_text, "console": console}
+    worst = lambda: run.evaluator.worst(after, run.before)  # noqa: E731
+    report = lambda: finish_run(*parts, worst(), run.timings, model_dir, **how)  # noqa: E731
+    say(console, f"Report: {run.peers.on_main(lambda: str(report()))}")
     return 0
 
 
@@ -220,7 +227,7 @@ class TrainingSteps:
     model: ModelSide
     evaluator: Evaluator
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | NoMetrics
     console: Console
     stop: StopRequest
     dev: DevLosses
@@ -231,8 +238,10 @@ class TrainingSteps:
         """(the last state, an exit code: 0 when every step was made). interval: the restored checkpoint's."""
         total, start, key = self.config.train.steps, int(state.step), jax.random.key(self.config.seed)
         reader = self.reader(start, interval)
-        on_devices = ahead(batches, self.model.put)
-        traces = StepProfiler(self.config.logging, Path(self.config.model_dir))
+        on_devices = ahead(batches, self.model.put_own)
+        traces = StepProfiler(
+            self.config.logging, Path(self.config.model_dir), on=isinstance(self.writer, MetricsWriter)
+        )
         with progress_bar(self.console) as bar, traces as profiler:
             line = bar.add_task("training", total=total, completed=start, status="compiling ...")
             self.catch_up(state, reader)
@@ -249,6 +258,7 @@ class TrainingSteps:
                 if not self.console.is_terminal and step and step % max(1, total // 20) == 0:
                     say(self.console, f"step {step}/{total}  {reader.status}")  # a log shows no bar
                 self.checkpoints.poll()
+                self.stop.look()
                 problem = problem or (self.between(state, reader) if self.due(reader.newest) else None)
                 if problem and self.config.train.on_nonfinite == "stop":
                     say(self.console, f"itune: error: {problem}", "red")
@@ -370,14 +380,15 @@ def _before(
     model_dir: Path,
     session: Session,
     stop: StopRequest,
-    writer: MetricsWriter,
+    writer: MetricsWriter | NoMetrics,
 ) -> Snapshot:
     """The evaluation before step 1: made once, kept beside the run, read back when it resumes."""
     path = model_dir / ".evaluation-before.json"
-    if int(state.step) > 0 and path.is_file():
+    peers = session.peers
+    if int(state.step) > 0 and peers.on_main(path.is_file):
         return Snapshot.load(path)
     common = session.before / f"{evaluator.before_digest()}.json" if session.before is not None else None
-    if common is not None and int(state.step) == 0 and common.is_file():
+    if common is not None and int(state.step) == 0 and peers.on_main(common.is_file):
         before = Snapshot.load(common)
         before.save(path)
         writer.write({"step": 0, "eval": before.loss_lines()})
@@ -386,8 +397,9 @@ def _before(
     # A resumed run whose snapshot is gone: adapters are a pure function of the seed, so "before" can be made again.
     fresh = state if int(state.step) == 0 else model.initial_state(evaluator.config.seed)
     before = evaluator.snapshot(model.all_params(fresh), stop.check, chat=evaluator.config.evaluation.chat_baseline)
-    before.save(path)
-    if common is not None:
+    if peers.main:
+        before.save(path)
+    if common is not None and peers.main:
         common.parent.mkdir(parents=True, exist_ok=True)
         before.save(common)
     if int(state.step) == 0:

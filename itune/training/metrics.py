@@ -88,6 +88,16 @@ class MetricsWriter:
             self._wandb.finish()
 
 
+class NoMetrics:
+    """Of a process that isn't the first."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _scalars(record: dict, prefix: str = ""):
     for key, value in record.items():
         if key in ONLY_IN_FILE:

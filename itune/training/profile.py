@@ -14,10 +14,10 @@ from itune.training.config import LoggingConfig
 class StepProfiler:
     """Traces the steps that LoggingConfig.profile_start and profile_steps name, into `<model_dir>/profile`."""
 
-    def __init__(self, config: LoggingConfig, model_dir: Path):
+    def __init__(self, config: LoggingConfig, model_dir: Path, *, on: bool = True):
         self.folder = model_dir / "profile"
         self._first = config.profile_start - 1
-        self._end = self._first + config.profile_steps
+        self._end = self._first + (config.profile_steps if on else 0)
         self._tracing = False
 
     def __enter__(self) -> StepProfiler:

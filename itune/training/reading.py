@@ -16,7 +16,7 @@ from itune.data.proportions import Tally
 from itune.training.clock import RunClock
 from itune.training.data_side import DataSide
 from itune.training.interval import Interval
-from itune.training.metrics import MetricsWriter
+from itune.training.metrics import MetricsWriter, NoMetrics
 from itune.training.step import StepMetrics
 
 # Steps that may be dispatched and not done: more would only hold their batches on the device.
@@ -44,7 +44,7 @@ class MetricsReader:
         self,
         config: RunConfig,
         data: DataSide,
-        writer: MetricsWriter,
+        writer: MetricsWriter | NoMetrics,
         *,
         first_step: int = 0,
         interval: Mapping[str, Any] | None = None,
@@ -66,12 +66,13 @@ class MetricsReader:
 
         They are read when step n - 1 ended a line, or when the last reading is READ_EVERY ago.
         """
-        waiting = self._pending
-        stale = time.perf_counter() - self._last > READ_EVERY
+        waiting, room = self._pending, self.config.train.batch_size * batch.tokens.shape[1]
+        # Several processes read at the same steps: what they find wrong there stops all.
+        stale = jax.process_count() == 1 and time.perf_counter() - self._last > READ_EVERY
         problem = self.flush() if waiting and (stale or self._ends_line(waiting[-1].step)) else None
         if len(self._pending) >= IN_FLIGHT:
             jax.block_until_ready(self._pending[-IN_FLIGHT].metrics.finite)
-        self._pending.append(_Dispatched(step, batch.tokens.size, metrics, rate))
+        self._pending.append(_Dispatched(step, room, metrics, rate))
         self.newest = step + 1
         return problem
 

@@ -15,6 +15,7 @@ from itune.config.run import RunConfig
 from itune.evaluation.evaluate import Evaluator
 from itune.evaluation.results import GROUPS
 from itune.models.spec import Params
+from itune.parallel.peers import ALONE, Peers
 from itune.training.data_side import DataSide
 from itune.training.setup import ModelSide, model_side, slots
 from itune.weights.load import load_base
@@ -27,11 +28,13 @@ class Session:
     """One run alone uses it as well as many, one after the other or in one step.
 
     console: lines for people.  before: a folder in which runs that start from the same model and evaluate alike share
-    the evaluation before step 1; None for one that shares none.
+    the evaluation before step 1; None for one that shares none.  peers: the processes of the run; all call alike, and
+    process 0 writes what is written once.
     """
 
-    def __init__(self, *, console: Console | None = None, before: Path | None = None):
-        self.console = console or Console(stderr=True)
+    def __init__(self, *, console: Console | None = None, before: Path | None = None, peers: Peers = ALONE):
+        self.console = console or Console(stderr=True, quiet=not peers.main)
+        self.peers = peers
         self.before = before
         self._kept: dict[str, list[tuple[Any, Any]]] = {}
 
