@@ -13,6 +13,8 @@ VENV_STAMP := .venv/.installed-from-lock
 PARITY_PY := .venv-parity/bin/python
 PARITY_STAMP := .venv-parity/.installed-from-lock
 PARITY_REFS := .parity/refs
+TUNIX_PY := .venv-tunix/bin/python
+TUNIX_STAMP := .venv-tunix/.installed-from-lock
 
 .PHONY: help
 help:  ## list the targets
@@ -51,6 +53,15 @@ $(PARITY_STAMP): requirements-parity.lock
 .PHONY: venv-parity
 venv-parity: $(PARITY_STAMP)  ## make .venv-parity: torch, transformers, peft, to compare with
 
+$(TUNIX_STAMP): requirements-tunix.lock
+	@echo "Setting up .venv-tunix from requirements-tunix.lock (a minute or two) ..."
+	$(call new_venv,.venv-tunix)
+	@$(TUNIX_PY) -m pip install --quiet --disable-pip-version-check -r requirements-tunix.lock
+	@touch $@
+
+.PHONY: venv-tunix
+venv-tunix: $(TUNIX_STAMP)  ## make .venv-tunix: google-tunix, to compare with
+
 LIBTPU := 0.0.42.1
 .PHONY: libtpu
 libtpu: $(VENV_STAMP)  ## fetch the TPU's compiler into .libtpu, for itune.preflight --topology; no TPU is needed
@@ -71,6 +82,14 @@ lock-parity:  ## the same for requirements-parity.lock
 	@.venv-lock/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-emit-options \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements-parity.lock requirements-parity.in
 	@sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements-parity.lock  # any build of that torch
+	@rm -rf .venv-lock
+
+.PHONY: lock-tunix
+lock-tunix:  ## the same for requirements-tunix.lock
+	$(call new_venv,.venv-lock)
+	@.venv-lock/bin/python -m pip install --quiet pip-tools
+	@.venv-lock/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-emit-options \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements-tunix.lock requirements-tunix.in
 	@rm -rf .venv-lock
 
 ##—— Use
@@ -118,10 +137,10 @@ format: $(VENV_STAMP)  ## let ruff mend and lay out the code
 	@$(PY) -m ruff format .
 
 .PHONY: bench
-bench: $(VENV_STAMP) $(PARITY_STAMP)  ## a training step against transformers + peft
-	@$(PY) benchmarks/train_step.py $(ARGS)
+bench: $(VENV_STAMP) $(PARITY_STAMP) $(TUNIX_STAMP)  ## all benchmarks in small; ARGS="--only trainers --full" for more
+	@$(PY) benchmarks/run_all.py $(ARGS)
 
 .PHONY: clean
-clean:  ## remove both environments and all caches in this folder (not runs/, not the model cache)
-	@rm -rf .venv .venv-parity .venv-lock .parity build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove the environments and all caches in this folder (not runs/, not the model cache)
+	@rm -rf .venv .venv-parity .venv-tunix .venv-lock .parity build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .compiled
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -100,6 +100,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("f32", "bf16"), nargs="+", default=["f32", "bf16"])
     parser.add_argument("--model", default="smollm2-135m-instruct", help="a known model or a folder")
     parser.add_argument("--peer_python", default=".venv-parity/bin/python", help="has torch and transformers")
+    parser.add_argument("--json_out", help="write the JSON object to this file too")
     return parser.parse_args()
 
 
@@ -136,6 +137,8 @@ def main() -> None:
     answer |= {"machine": machine(), "load_before": round(load_before, 2), "python": platform.python_version()}
     if load_before > 0.5:
         print(f"The machine was busy before we began (load {load_before:.1f}): take the ratio, not the rates.")
+    if flags.json_out:
+        Path(flags.json_out).write_text(json.dumps(answer) + "\n", "utf-8")
     print(json.dumps(answer))
 
 

@@ -44,3 +44,19 @@ def peak_memory_gb() -> float:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
         return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9  # macOS: bytes
+
+
+def matrix_gflops() -> float:
+    """This machine's best rate of a 2-D float32 product by JAX, in 1e9 operations a second, at the sizes of a step."""
+    import jax
+    import jax.numpy as jnp
+
+    best = 0.0
+    for m, k, n in ((2048, 2048, 2048), (2048, 576, 1536), (2048, 1536, 576)):
+        a, b, multiply = jnp.ones((m, k)), jnp.ones((k, n)), jax.jit(jnp.matmul)
+        multiply(a, b).block_until_ready()
+        for _ in range(10):
+            begin = time.perf_counter()
+            multiply(a, b).block_until_ready()
+            best = max(best, 2 * m * k * n / (time.perf_counter() - begin) / 1e9)
+    return round(best, 1)

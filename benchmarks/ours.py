@@ -24,12 +24,13 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 import itune  # noqa: E402
-from benchmarks.measure import measure  # noqa: E402
+from benchmarks.measure import matrix_gflops, measure  # noqa: E402
 from itune.batch import FIELDS, Batch  # noqa: E402
 from itune.config.run import RunConfig  # noqa: E402
 from itune.data.config import DataConfig  # noqa: E402
 from itune.models.config import FullConfig, LoRAConfig, WeightsConfig  # noqa: E402
 from itune.models.families import read_config  # noqa: E402
+from itune.models.flops import training_flops  # noqa: E402
 from itune.training.config import AdamWConfig, TrainConfig  # noqa: E402
 from itune.training.data_side import DataSide  # noqa: E402
 from itune.training.setup import ModelSide, model_side  # noqa: E402
@@ -62,6 +63,14 @@ def load(job: dict[str, Any], config: RunConfig) -> ModelSide:
     return model_side(config, cast(DataSide, data))
 
 
+def step_flops(model: ModelSide, columns: dict[str, np.ndarray], n: int) -> int | None:
+    """What batch n has to compute: no recomputation, no gradients of frozen weights. Padding goes through, too."""
+    segments = columns["segment_ids"][n]
+    lengths = np.concatenate([np.bincount(row[row > 0]) for row in segments])
+    supervised = int((columns["loss_weights"][n] > 0).sum())
+    return training_flops(model.spec, segments.size, supervised, int((lengths * (lengths + 1) // 2).sum()))
+
+
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text("utf-8")) | {"dtype": sys.argv[2]}
     with np.load(job["batches"]) as arrays:
@@ -82,7 +91,9 @@ def main() -> None:
 
     found = measure(step, num_steps, STARTED)
     versions = {"itune": itune.__version__, "jax": jax.__version__, "flax": flax.__version__}
-    print(json.dumps(found | {"trainable": trainable, "versions": versions}))
+    flops = [step_flops(model, columns, n) for n in range(num_steps)]
+    more = {"trainable": trainable, "versions": versions, "step_flops": flops, "matrix_gflops": matrix_gflops()}
+    print(json.dumps(found | more))
 
 
 if __name__ == "__main__":

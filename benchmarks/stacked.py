@@ -73,7 +73,7 @@ def main() -> None:
         keys, seconds = jnp.stack([key] * count), []
         for _ in range(flags.steps + 1):
             rows = [batch(rng, spec.config.vocab_size, flags.rows, flags.length) for _ in range(count)]
-            stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
+            stacked = jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows)
             begin = time.perf_counter()
             rates = {"learning_rate": jnp.full(count, rate)}
             states, metrics = steps[count](states, frozen, stacked, rates, keys)

@@ -13,7 +13,7 @@ def main(argv: Sequence[str]) -> int:
     flags = _parser().parse(argv)
     from itune.studies.arms import load_study
 
-    study = load_study(flags.gin_file, flags.gin_bindings, flags.workdir)
+    study = load_study(flags.gin_file, flags.gin_bindings, flags.workdir, flags.module_import)
 
     # JAX loads here: a slip on the command line has been reported by now.
     from itune.studies.budget import dry_run

@@ -1,21 +1,25 @@
 """What all commands share: flags, one-line errors, exit codes. Loads neither gin nor JAX, so that --help is quick.
 
-Exit codes: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted; a command may add its own.
+Exit codes: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted; a command may add its own, and
+a run of several processes has 76 and 77 (itune/parallel/watch.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from itune.cache import keep_compiled_functions
 from itune.config.macros import MACROS
 from itune.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from itune.config.run import RunConfig
+    from itune.parallel.distributed import Processes
 
 EXIT_USER_ERROR = 2
 ACCEPTED_TERMS = "ITUNE_ACCEPT_TERMS"
@@ -110,6 +114,38 @@ def add_config_flags(parser: Parser) -> None:
     )
 
 
+def add_xla_flag(parser: Parser) -> None:
+    """--xla_flags=NAME, for commands whose speed the compiler's flags decide."""
+    from itune.parallel.xla_flags import PRESETS
+
+    about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    parser.add_argument("--xla_flags", default="", metavar="NAME", help=f"a preset of the compiler's flags ({about})")
+
+
+def add_process_flags(parser: Parser) -> None:
+    """--coordinator and what goes with it, for a run over several processes; Slurm, Open MPI and GKE need none."""
+    group = parser.add_argument_group("several processes (found by themselves under Slurm, Open MPI and on GKE)")
+    about = "where process 0 listens; auto: ask JAX for all of it, as on the workers of a TPU pod"
+    group.add_argument("--coordinator", metavar="HOST:PORT", help=about)
+    group.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    seconds = {
+        "heartbeat_timeout": (100.0, "without a sign of life before a process counts as gone (exit code 76)"),
+        "step_timeout": (1800.0, "without progress of any before the run counts as stuck (77); 0: never"),
+        "start_timeout": (300.0, "for all to come"),
+    }
+    for name, (default, about) in seconds.items():
+        text = f"seconds {about}; {default:g}"
+        group.add_argument(f"--{name}", type=float, default=default, metavar="SECONDS", help=text)
+
+
+def processes(flags: argparse.Namespace) -> Processes:
+    """What the flags of `add_process_flags` say."""
+    from itune.parallel.distributed import Processes
+
+    return Processes(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Processes)})
+
+
 def add_format_flag(parser: Parser) -> None:
     """--format=text|json, for commands that print a result."""
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
@@ -119,16 +155,22 @@ def load_config(flags: argparse.Namespace) -> RunConfig:
     """The RunConfig that the flags of `add_config_flags` describe. Raises UserError."""
     from itune.config.load import load_run
 
+    if getattr(flags, "xla_flags", ""):
+        from itune.parallel.xla_flags import use_preset
+
+        use_preset(flags.xla_flags)
     return load_run(flags.gin_file, flags.gin_bindings, model_dir=flags.workdir, modules=flags.module_import)
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """`main`'s exit code; a UserError becomes one line on stderr and 2, Ctrl-C becomes 130."""
+    keep_compiled_functions()
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print("itune: error:", " ".join(str(error).split()), file=sys.stderr)
-        return EXIT_USER_ERROR
+        if not error.told:
+            print("itune: error:", " ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("itune: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

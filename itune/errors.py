@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input. Commands print it as one line and exit with status 2."""
+    """Bad input. Commands print it as one line and exit with status 2.
+
+    Of a run of several processes: agreed, if all of them raise it at the same place; told, if another one prints it.
+    """
+
+    exit_code = 2
+    agreed = False
+    told = False
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -50,6 +50,7 @@ def _parser() -> cli.Parser:
     parser.add_argument("--search", type=int, default=0, metavar="N", help=searched)
     parser.add_argument("--price", type=float, default=0.0, metavar="P", help="of a chip for an hour")
     parser.add_argument("--picture", default="", metavar="FILE.svg", help="draw memory by kind")
+    cli.add_xla_flag(parser)
     cli.add_format_flag(parser)
     return parser
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itune import cli
 from itune.errors import UserError
 from itune.memory import use_huge_pages
+from itune.parallel import distributed
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,13 +19,16 @@ def main(argv: Sequence[str]) -> int:
     config = cli.load_config(flags)
 
     # JAX loads here: a slip in the configuration has been reported by now.
-    from itune.training import loop
-
     if flags.dry_run:
+        from itune.training import loop
+
         return loop.dry_run(config, output_format=flags.format)
-    return loop.train(
-        config, resume=flags.resume, show_text=flags.show_text, allow_remote_tracker=flags.allow_remote_tracker
-    )
+    with distributed.joined(cli.processes(flags)) as peers:
+        from itune.training import loop
+        from itune.training.session import Session
+
+        told = {"show_text": flags.show_text, "allow_remote_tracker": flags.allow_remote_tracker}
+        return loop.train(config, resume=flags.resume, **told, session=Session(peers=peers))
 
 
 def _parser() -> cli.Parser:
@@ -45,7 +49,9 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "--allow_remote_tracker", action="store_true", help="let metrics of sensitive tasks leave this machine"
     )
+    cli.add_xla_flag(parser)
     cli.add_format_flag(parser)
+    cli.add_process_flags(parser)
     return parser
 
 

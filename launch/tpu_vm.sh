@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One run on one TPU VM, from the repository's root:
+# One run on one TPU VM or on all hosts of a slice, from the repository's root:
 #
-#   export TPU_NAME=itune TPU_ZONE=us-east5-b TPU_TYPE=v6e-8    # a type of one host
+#   export TPU_NAME=itune TPU_ZONE=us-east5-b TPU_TYPE=v6e-8    # or v6e-32: 8 hosts
 #   launch/tpu_vm.sh create [--spot] [FLAG ...]   # asks for it in the queue; further flags go to gcloud
 #   launch/tpu_vm.sh status                       # of the request, and of the run once there is one
 #   launch/tpu_vm.sh setup                        # once it is ACTIVE: the last commit and its environment
@@ -10,6 +10,7 @@
 #   launch/tpu_vm.sh fetch FOLDER                 # of the VM's checkout, to here
 #   launch/tpu_vm.sh delete                       # the VM and its disk
 #
+# On a slice of several hosts --workdir and ITUNE_CACHE_DIR lie on a disk that all of them mount (a Filestore, say).
 # --dry-run, before the word, prints what it would call and calls nothing. TPU_VERSION is the VM's image.
 set -euo pipefail
 
@@ -35,14 +36,15 @@ call() {
 }
 
 queue() { call compute tpus queued-resources "$1" "$TPU_NAME" --zone="$TPU_ZONE" "${@:2}"; }
-on_vm() { call compute tpus tpu-vm ssh "$TPU_NAME" --zone="$TPU_ZONE" --command="$1"; }
+# On one host its name is enough; gcloud asks for words about several.
+on_vm() { call compute tpus tpu-vm ssh "$TPU_NAME" --zone="$TPU_ZONE" "${workers[@]}" --command="$1"; }
 
 # In every generation a type that ends in more than 8 (of cores or of chips) has several hosts.
-one_host() {
-  local size="${TPU_TYPE##*-}"
-  [[ "$TPU_TYPE" == *-* && "$size" =~ ^[0-9]+$ ]] || fail "TPU_TYPE=$TPU_TYPE: must be like v6e-8"
-  [ "$size" -le 8 ] || fail "TPU_TYPE=$TPU_TYPE has several hosts, and a run is one process: take at most -8"
-}
+workers=() processes=()
+if [ -n "${TPU_TYPE:-}" ]; then
+  [[ "$TPU_TYPE" =~ -([0-9]+)$ ]] || fail "TPU_TYPE=$TPU_TYPE: must be like v6e-8"
+  if [ "${BASH_REMATCH[1]}" -gt 8 ]; then workers=(--worker=all) processes=(--coordinator=auto); fi
+fi
 
 # The VM's image that goes with the type.
 image() {
@@ -66,7 +68,6 @@ JAX_PLATFORMS=tpu,cpu .venv/bin/python -c "import jax; print(jax.devices())"'
 case "$what" in
   create)
     : "${TPU_TYPE:?launch/tpu_vm.sh: set TPU_TYPE, such as v6e-8}"
-    one_host
     queue create --node-id="$TPU_NAME" --accelerator-type="$TPU_TYPE" \
       --runtime-version="${TPU_VERSION:-$(image)}" "$@"
     ;;
@@ -89,6 +90,9 @@ case "$what" in
     command=train
     if [[ "${1:-}" =~ ^[a-z]+$ ]]; then command="$1"; shift; fi
     [ $# -gt 0 ] || fail "run: say what, such as --gin_file=gin_configs/recipes/quickstart.gin"
+    if [ "$command" = train ]; then set -- "$@" "${processes[@]}"; elif [ ${#workers[@]} -gt 0 ]; then
+      fail "run $command: one process; TPU_TYPE=$TPU_TYPE has several hosts: take at most -8"
+    fi
     # Words are quoted for the VM's bash; the user and the folder are the VM's.
     # shellcheck disable=SC2016
     on_vm "cd itune && $(printf '%q ' "${unit[@]}")"'--uid="$(id -u)" --working-directory="$PWD" '"\

@@ -45,10 +45,11 @@ def load_run(
         key = resolve.macro_behind("RunConfig.model_dir", [*statements, *given])
         given.append(Statement(key=key, value=text, where=f"--workdir={text}", source=command_line))
     _check_given_once(given)
-    return _with_modules(resolve.resolve([*statements, *given], gin_files), modules)
+    return with_modules(resolve.resolve([*statements, *given], gin_files), modules)
 
 
-def _with_modules(config: RunConfig, modules: Sequence[str]) -> RunConfig:
+def with_modules(config: RunConfig, modules: Sequence[str]) -> RunConfig:
+    """`config` with what --module_import gives. Raises: UserError for what is no module's name."""
     for name in modules:
         if not all(part.isidentifier() for part in name.split(".")):
             meant = name.removesuffix(".py").replace("/", ".").strip(".")

@@ -20,9 +20,10 @@ from itune.errors import UserError
 from itune.models.attention import choose_backend
 from itune.models.config import AnyModelConfig, EncoderDecoderConfig
 from itune.models.flops import MATRICES, forward_attention, training_flops
+from itune.models.split_head import is_split
 from itune.parallel.collectives import by_kind, collectives
 from itune.parallel.mesh import check_shapes, make_mesh
-from itune.parallel.topology import SLICE_RATE, Chip, Topology
+from itune.parallel.topology import SLICE_RATE, Chip, Topology, compile_for_topology
 from itune.training.abstract import Shapes, abstract_step, bytes_per_device
 from itune.training.setup import StepParts, step_parts
 
@@ -171,7 +172,7 @@ def _compiled(lowered: Any, arguments: tuple, target: Topology | None) -> tuple[
     }
     limit = target.chip.hbm // target.chip.devices if target else _limit_here()
     try:
-        compiled = lowered.compile()
+        compiled = compile_for_topology(lowered) if target else lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -213,6 +214,8 @@ def _flops(config: RunConfig, parts: StepParts, shapes: Shapes, load: Load) -> t
     pairs = B * L * (L + Le) if _dense(parts, L, shapes.prefix_lm) else load.pairs
     more = {"encoder_tokens": B * Le, "encoder_pairs": B * Le**2}
     executed = training_flops(spec, B * L, load.supervised, pairs, **more) or 0
+    if is_split(parts.compute.mesh, (model.vocab_size, model.width)):
+        executed += 2 * load.supervised * model.vocab_size * model.width  # its logits are made twice
     products, attention = RECOMPUTED[config.weights.remat]
     if products or attention:
         if isinstance(model, EncoderDecoderConfig):
@@ -228,8 +231,17 @@ def _dense(parts: StepParts, length: int, bidirectional: bool) -> bool:
     """Whether attention computes all pairs of a row."""
     if isinstance(parts.spec.config, EncoderDecoderConfig):
         return True
-    compute = parts.compute
-    return choose_backend(compute.attention, length, compute.platform, bidirectional) == "reference"
+    compute, model = parts.compute, parts.spec.config
+    backend = choose_backend(
+        compute.attention,
+        length,
+        compute.platform,
+        bidirectional,
+        window=any(kind.window for kind in model.layers),
+        softcap=bool(model.attention_softcap),
+        width=model.head_dim,
+    )
+    return backend == "reference"
 
 
 def _least(

@@ -34,8 +34,11 @@ class DataConfig:
         (inputs, EOS, targets, EOS: an encoder-decoder's).
       variants: V keyed renderings of each example (template choice) written by prepare.
       prepare_seed: keys the renderings. The run's seed never reaches prepare, so seeds share shards.
-      rates: rates that replace the mixture's, by task name or pattern: {"clinic/*": 2.0, "sums": 0.0}.
-      rate_factors: what the mixture's rates, or those, are multiplied with, by task name or pattern: {"*/fs*": 0.0}.
+      rates: rates that replace the mixture's, by task name, pattern, cluster or source data set: {"clinic/*": 2.0,
+        "sums": 0.0, "cluster:nli": 1.0, "source:super_glue/rte": 0.0}.
+      rate_factors: what the mixture's rates, or those, are multiplied with, named as in `rates`: {"*/fs*": 0.0}.
+      rate_cap: in place of the mixture's rates, numbers of examples, at most so many a task (Raffel et al. 2020,
+        3.5.2); 0 keeps the mixture's. A task that has the rate 0 there keeps that.
       rate_unit: what rates are shares of: "examples", "tokens" or "supervised_tokens".
       curriculum: stages before these rates hold, each (until this many examples are drawn, rates that replace them):
         ((20_000, {"*": 0.0, "sums": 1.0}),).
@@ -71,6 +74,7 @@ class DataConfig:
     encoder_row_length: int = 0
     rates: dict[str, float] = dataclasses.field(default_factory=dict)
     rate_factors: dict[str, float] = dataclasses.field(default_factory=dict)
+    rate_cap: int = 0
     rate_unit: str = "examples"
     curriculum: tuple[tuple[int, dict[str, float]], ...] = ()
     max_epochs: int = 0
@@ -105,7 +109,7 @@ class DataConfig:
         for name in ("row_length", "window", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must be at least 1")
-        counts = ("max_tasks", "max_clusters", "max_examples", "max_templates")
+        counts = ("rate_cap", "max_tasks", "max_clusters", "max_examples", "max_templates")
         for name in ("prepare_seed", "max_epochs", *counts, "max_bad_records"):
             if getattr(self, name) < 0:
                 raise ValueError(f"DataConfig.{name}={getattr(self, name)} must not be negative")

@@ -1,7 +1,7 @@
 """The rates of a run: the mixture's own, what the run says instead, and stages of a curriculum.
 
-A run names tasks by their names or by patterns ("clinic/*"); a name goes before patterns, and the first pattern that
-fits before later ones.
+A run names tasks by their names, by patterns ("clinic/*"), by their cluster ("cluster:nli") or by their source data
+set, under any of its names ("source:super_glue/rte"); a name goes before all else, then what is said first.
 """
 
 from __future__ import annotations
@@ -10,10 +10,17 @@ import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from itune.data.allocation import quantise_rates
+from itune.data.identities import canonical
 from itune.data.keyed import key64
 from itune.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from itune.data.config import DataConfig
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +29,62 @@ class Stage:
 
     until: int | None
     rates: tuple[int, ...]
+
+
+class Known(Protocol):
+    """A task as rates may name it. identity: its source data set's."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+
+
+CLUSTER, SOURCE = "cluster:", "source:"
+
+
+def fits(task: Known, key: str) -> bool:
+    if key.startswith(CLUSTER):
+        return task.cluster == key.removeprefix(CLUSTER)
+    if key.startswith(SOURCE):
+        return canonical(task.identity) == canonical(key.removeprefix(SOURCE))
+    return task.name == key or fnmatch.fnmatchcase(task.name, key)
+
+
+def by_name(tasks: Sequence[Known], said: Mapping[str, T], where: str) -> dict[str, T]:
+    """`said` as it is, where it names no cluster and no source; else what it says of each task that something fits.
+
+    Raises: UserError, with the nearest, for a cluster or source that none of the tasks has.
+    """
+    if not any(key.startswith((CLUSTER, SOURCE)) for key in said):
+        return dict(said)
+    for key in said:
+        if not any(fits(task, key) for task in tasks):
+            there = [
+                *(t.name for t in tasks),
+                *(CLUSTER + t.cluster for t in tasks),
+                *(SOURCE + t.identity for t in tasks),
+            ]
+            raise UserError(f"{where}: no task of the mixture is called {key!r}.{nearest(key, sorted(set(there)))}")
+    found = {}
+    for task in tasks:
+        first = next((key for key in said if fits(task, key)), None)
+        if first is not None:
+            found[task.name] = said[task.name if task.name in said else first]
+    return found
+
+
+def spelt(data: DataConfig, tasks: Sequence[Known]) -> DataConfig:
+    """With the names of tasks for what it names by cluster or source. Raises: UserError, as `by_name`."""
+    said = {f: getattr(data, f) for f in ("rates", "rate_factors", "task_epochs")}
+    stages = tuple(
+        (until, by_name(tasks, rates, f"DataConfig.curriculum[{n}]"))
+        for n, (until, rates) in enumerate(data.curriculum)
+    )
+    named: dict[str, Any] = {f: by_name(tasks, rates, f"DataConfig.{f}") for f, rates in said.items()}
+    return dataclasses.replace(data, curriculum=stages, **named)
 
 
 def lookup(names: Sequence[str], said: Mapping[str, float], where: str) -> list[float | None]:

@@ -27,7 +27,7 @@ from itune.data.draws import DrawStream, by_task
 from itune.data.keyed import key64, permutation
 from itune.data.packing import PACKER_VERSION, Fitted, Limits, choose_budgets, fit, pack_windows
 from itune.data.plan_tasks import PlanTask, TaskIndex, capped, placeable, plan_digest, with_templates
-from itune.data.rates import lookup, nested, override, quantise_stages, scaled, stage_rates
+from itune.data.rates import lookup, nested, override, quantise_stages, scaled, spelt, stage_rates
 
 if TYPE_CHECKING:
     from itune.data.config import DataConfig
@@ -169,8 +169,12 @@ class Plan:
         cls, manifest: Manifest, data: DataConfig, *, seed: int, excluded: Mapping[str, np.ndarray] | None = None
     ) -> Plan:
         """The plan of a run. excluded: by task, bool [examples], those that must not be trained on."""
+        data = spelt(data, manifest.train)
         whole = (PlanTask.from_manifest(task, data.split) for task in manifest.train)
         tasks = [dataclasses.replace(task, excluded=(excluded or {}).get(task.name)) for task in whole]
+        if data.rate_cap:
+            counted = [float(min(task.num_examples, data.rate_cap)) if task.rate else 0.0 for task in tasks]
+            tasks = [dataclasses.replace(task, rate=rate) for task, rate in zip(tasks, counted, strict=True)]
         rates: Mapping[str, float] = data.rates
         if data.rate_factors:
             by_task = scaled([t.name for t in tasks], [t.rate for t in tasks], rates, data.rate_factors)

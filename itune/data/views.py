@@ -3,13 +3,18 @@
     without_instructions/MIXTURE    prompts are the row's fields, a line each, and nothing else
     names_only/MIXTURE              the same after the cluster and the data set in brackets: "[nli: rte]"
 
-Targets, examples, their order and rates are those of the task. Registered when asked for.
+Targets, examples, their order and rates are those of the task.
+
+    MIXTURE+TASK+...                the tasks of all of them, each with the rate that it has there
+
+Registered when asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import seqio
@@ -25,10 +30,13 @@ PREFIXES = ("without_instructions", "names_only")
 
 
 def register(name: str) -> bool:
-    """Registers "<prefix>/<task or mixture>", and the tasks of a mixture; False for a name without such a prefix.
+    """Registers "<prefix>/<task or mixture>", and the tasks of a mixture, or "<mixture>+<task>"; False for other names.
 
     Raises: UserError where there is no such task, or one whose prompts hold their instructions in code.
     """
+    if "+" in name:
+        _register_joined(name, name.split("+"))
+        return True
     prefix, _, base = name.partition("/")
     if prefix not in PREFIXES or not base:
         return False
@@ -38,6 +46,26 @@ def register(name: str) -> bool:
     else:
         _register_task(name, prefix, base)
     return True
+
+
+def _register_joined(name: str, parts: Sequence[str]) -> None:
+    """What stands in several parts has the sum of its rates there."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        for task in _members(part):
+            found.setdefault(task, []).append(part)
+    registry.add_mixture(name, [(task, functools.partial(_sum, tuple(there), task)) for task, there in found.items()])
+
+
+def _members(name: str) -> dict[str, float]:
+    """A task by itself has the rate 1."""
+    if isinstance(registry.get(name), seqio.Mixture):
+        return {info.name: rate for info, rate in registry.mixture_info(name)}
+    return {name: 1.0}
+
+
+def _sum(parts: tuple[str, ...], task: str, _: seqio.Task) -> float:
+    return sum(_members(part)[task] for part in parts)
 
 
 def _rate(mixture: str, task: str, _: seqio.Task) -> float:

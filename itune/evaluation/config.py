@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+
+CHOOSE_BY = ("held_in", "held_out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,8 +19,13 @@ class EvalConfig:
         source data sets under whatever name.
       held_out_clusters: clusters that must not be trained on, evaluated or not.
       held_out_sources: source data sets that must not be trained on, by any of their names ("rte", "super_glue/rte").
-      unseen: held-out tasks, by name or pattern, that are reported and that nothing is chosen by: no mixture that
-        `itune.ablate --propose` proposes. (The best checkpoint is chosen by held-in losses alone.)
+      unseen: held-out tasks, by name or pattern, that are measured before and after training alone: nothing is chosen
+        by them, no checkpoint, no end of training, no mixture that `itune.ablate --propose` proposes. The other
+        held-out tasks are "dev".
+      choose_by: whose loss chooses the best checkpoint and stops early: "held_in", or "held_out" for the dev tasks.
+      patience: stop once so many evaluations in a row have brought no better loss of `choose_by`; 0 never does.
+        Needs `every`.
+      min_gain: nats per target token that a loss must be lower by, at least, for `patience` to begin anew.
       split: the split evaluated.
       examples_per_task: at most this many per task, chosen by keyed hash; 0 means all.
       every: steps between evaluations of the loss during training; 0 means only before and after.
@@ -35,6 +43,9 @@ class EvalConfig:
     held_out_clusters: tuple[str, ...] = ()
     held_out_sources: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    choose_by: str = "held_in"
+    patience: int = 0
+    min_gain: float = 0.0
     split: str = "validation"
     examples_per_task: int = 32
     every: int = 0
@@ -45,3 +56,15 @@ class EvalConfig:
     generate_batch: int = 32
     worst_examples: int = 5
     chat_baseline: bool = True
+
+    def __post_init__(self) -> None:
+        if self.choose_by not in CHOOSE_BY:
+            raise ValueError(f"EvalConfig.choose_by={self.choose_by!r} must be one of {CHOOSE_BY}")
+        if self.patience < 0 or not 0 <= self.min_gain < float("inf"):
+            raise ValueError(f"EvalConfig needs patience >= 0 and min_gain >= 0, not {self.patience}, {self.min_gain}")
+        if self.patience and not self.every:
+            raise ValueError(f"EvalConfig.patience={self.patience} counts evaluations during training: set every, too")
+
+    def is_unseen(self, task: str) -> bool:
+        """Of a held-out task."""
+        return any(fnmatch.fnmatchcase(task, pattern) for pattern in self.unseen)

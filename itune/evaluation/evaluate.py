@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import math
@@ -21,7 +22,7 @@ import numpy as np
 from itune.config.run import RunConfig
 from itune.data.converters import assemble
 from itune.data.evalplan import SequentialPlan
-from itune.data.manifest import Manifest
+from itune.data.manifest import Manifest, PreparedTask
 from itune.data.plan_tasks import PlanTask, TaskIndex
 from itune.data.prompt import render_prompt, render_spans, stop_id, stop_ids
 from itune.data.reader import Reader, RecordReader, prompt_ids
@@ -29,12 +30,14 @@ from itune.data.records import Record, Span
 from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
 from itune.data.turns import TURNS_FEATURE, BadRecord, read_turns
-from itune.errors import UserError
+from itune.errors import UserError, nearest
+from itune.evaluation.config import EvalConfig
 from itune.evaluation.rank import Question, Ranked, rank
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.evaluation.worst import WorstExample, choose
 from itune.inference.generate import Generator
 from itune.inference.loglikelihood import Scorer
+from itune.parallel.arrays import fetch
 from itune.parallel.mesh import BATCH_AXES
 from itune.training.step import make_eval_step
 
@@ -115,8 +118,10 @@ class MemoryReader:
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """A sequential plan, where its records come from, its compiled step, and what continues its prompts."""
+    """A sequential plan of `tasks`, (group, task) each, where its records come from, its compiled step, and what
+    continues its prompts."""
 
+    tasks: Sequence[tuple[str, PreparedTask]]
     plan: SequentialPlan
     reader: RecordReader
     step: Callable[..., Any]
@@ -130,31 +135,43 @@ class Evaluator:
     def __init__(self, config: RunConfig, tokenizer: Tokenizer, manifest: Manifest, model: Model):
         self.config, self.tokenizer, self.model = config, tokenizer, model
         self.tasks = [(group, task) for group in GROUPS for task in getattr(manifest, group)]
+        _check_unseen(config.evaluation, self.tasks)
+        self._dev = [(g, t) for g, t in self.tasks if g == "held_in" or not config.evaluation.is_unseen(t.name)]
         self._examples: _Examples | None = None
+        self._dev_examples: _Examples | None = None
         self._chat: _Examples | None = None
         e = config.evaluation
         mesh = model.compute.mesh
         devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh is not None else 1
         self._rows = -(-e.batch_size // devices) * devices  # every device takes as many rows as the next
         if self.tasks:
-            prepared = [task for _, task in self.tasks]
-            plan = self._plan(
-                [PlanTask.from_manifest(t, e.split) for t in prepared],
-                config.data.row_length,
-                config.data.feature_lengths,
-                converter=config.data.converter,
-                encoder_row_length=config.data.encoder_row_length,
-            )
-            self._examples = self._with_step(plan, Reader(prepared, e.split))
+            self._examples = self._prepared(self.tasks)
 
-    def snapshot(self, params: dict, check: Check, *, generate: bool = True, chat: bool = False) -> Snapshot:
+    def _prepared(self, tasks: Sequence[tuple[str, PreparedTask]]) -> _Examples:
+        """The chosen examples of these tasks, as they were prepared."""
+        split, data = self.config.evaluation.split, self.config.data
+        prepared = [task for _, task in tasks]
+        plan = self._plan(
+            [PlanTask.from_manifest(t, split) for t in prepared],
+            data.row_length,
+            data.feature_lengths,
+            converter=data.converter,
+            encoder_row_length=data.encoder_row_length,
+        )
+        return self._with_step(tasks, plan, Reader(prepared, split))
+
+    def snapshot(
+        self, params: dict, check: Check, *, generate: bool = True, chat: bool = False, unseen: bool = True
+    ) -> Snapshot:
         """Losses, completions and ranked options (unless generate=False), the chat-template baseline (if asked), under
         all `params`.
 
+        unseen=False leaves the tasks of `EvalConfig.unseen` out.
         `check` is called between batches and may raise to stop.
         """
         if self._examples is None:
             return Snapshot(losses=())
+        examples = self._examples if unseen else self._of_dev()
         baseline = None
         decoder = self.config.data.converter != "encoder_decoder"
         if chat and decoder and self.tokenizer.chat_template is not None:
@@ -162,7 +179,15 @@ class Evaluator:
                 self._chat = self._chat_examples()
             baseline = self._measure(self._chat, "chat", params, generate, check)
         own_format = self.config.data.prompt_format
-        return dataclasses.replace(self._measure(self._examples, own_format, params, generate, check), chat=baseline)
+        return dataclasses.replace(self._measure(examples, own_format, params, generate, check), chat=baseline)
+
+    def _of_dev(self) -> _Examples:
+        """Made when it is first asked for; the same as all where nothing is unseen."""
+        if self._dev_examples is None:
+            everything = self._examples is not None and len(self._dev) == len(self.tasks)
+            self._dev_examples = self._examples if everything else self._prepared(self._dev)
+        assert self._dev_examples is not None
+        return self._dev_examples
 
     def before_digest(self) -> str:
         """Of all that an evaluation before step 1 depends on: the examples, the model it starts from, how it computes.
@@ -213,12 +238,12 @@ class Evaluator:
             return ()
         questions = [
             Question(
-                group=self.tasks[k][0],
-                task=self.tasks[k][1].name,
+                group=examples.tasks[k][0],
+                task=examples.tasks[k][1].name,
                 segment=segment,
                 truncate_side=examples.plan.tasks[k].truncate_side,
             )
-            for k in range(len(self.tasks))
+            for k in range(len(examples.tasks))
             for segment in _segments(examples.plan, k)[:per_task]
         ]
         sizes = {k: len(task.index.inputs) for k, task in enumerate(examples.plan.tasks)}
@@ -238,12 +263,14 @@ class Evaluator:
             batch_size=self._rows,
         )
 
-    def _with_step(self, plan: SequentialPlan, reader: RecordReader) -> _Examples:
+    def _with_step(
+        self, tasks: Sequence[tuple[str, PreparedTask]], plan: SequentialPlan, reader: RecordReader
+    ) -> _Examples:
         spec, compute = self.model.spec, self.model.compute
         size, prefix_lm = self.config.evaluation.generate_batch, plan.converter == "prefix_lm"
         generator = Generator(spec, {}, compute, batch_size=size, prefix_lm=prefix_lm)
         scorer = Scorer(spec, {}, compute, batch_size=self._rows, row_length=plan.L, prefix_lm=prefix_lm)
-        return _Examples(plan, reader, jax.jit(make_eval_step(spec, plan.S, compute)), generator, scorer)
+        return _Examples(tasks, plan, reader, jax.jit(make_eval_step(spec, plan.S, compute)), generator, scorer)
 
     def _losses(self, examples: _Examples, params: dict, check: Check) -> tuple[ExampleLoss, ...]:
         plan, size, found = examples.plan, self._rows, []
@@ -251,10 +278,10 @@ class Evaluator:
             check()
             rows = [plan.row(i) for i in range(first, first + size)]
             batch = assemble(rows, plan, examples.reader, loss_norm="tokens")
-            nll, tokens = jax.device_get(examples.step(params, self.model.put(batch)))
+            nll, tokens = fetch(examples.step(params, self.model.put(batch)))
             for b, row in enumerate(rows):
                 for s, segment in enumerate(row.segments):
-                    group, task = self.tasks[segment.task]
+                    group, task = examples.tasks[segment.task]
                     record = examples.reader.record(segment.task, segment.record)
                     found.append(
                         ExampleLoss(
@@ -267,7 +294,7 @@ class Evaluator:
                             record=segment.record,
                         )
                     )
-        order = {(group, task.name): n for n, (group, task) in enumerate(self.tasks)}
+        order = {(group, task.name): n for n, (group, task) in enumerate(examples.tasks)}
         return tuple(sorted(found, key=lambda e: (order[e.group, e.task], e.id)))
 
     def _completions(
@@ -277,7 +304,7 @@ class Evaluator:
         per_task = e.generate_per_task
         if not per_task:
             return ()
-        chosen = [s for k in range(len(self.tasks)) for s in _segments(examples.plan, k)[:per_task]]
+        chosen = [s for k in range(len(examples.tasks)) for s in _segments(examples.plan, k)[:per_task]]
         records = [examples.reader.record(s.task, s.record) for s in chosen]
         prompts = [
             prompt_ids(r, s, examples.plan.tasks[s.task].truncate_side) for r, s in zip(records, chosen, strict=True)
@@ -287,8 +314,8 @@ class Evaluator:
         out = examples.generator.generate(prompts, e.generate_tokens, stops, check=check)
         return tuple(
             Completion(
-                group=self.tasks[s.task][0],
-                task=self.tasks[s.task][1].name,
+                group=examples.tasks[s.task][0],
+                task=examples.tasks[s.task][1].name,
                 id=r.id,
                 template=r.template,
                 prompt=self.tokenizer.decode(prompt),
@@ -303,7 +330,7 @@ class Evaluator:
         """The same examples, prompted by the chat template. Never cut: cutting would take the template's end."""
         assert self._examples is not None
         source, records = self._examples, []
-        for k in range(len(self.tasks)):
+        for k in range(len(source.tasks)):
             chosen = sorted(_segments(source.plan, k), key=lambda s: s.record)
             records.append([self._as_chat(source.reader.record(k, s.record)) for s in chosen])
         tasks = [
@@ -322,7 +349,7 @@ class Evaluator:
             examples_per_task=0,
             batch_size=self._rows,
         )
-        return self._with_step(plan, MemoryReader(records))
+        return self._with_step(source.tasks, plan, MemoryReader(records))
 
     def _as_chat(self, record: Record) -> Record:
         turns = record.extras.get(TURNS_FEATURE)
@@ -339,6 +366,19 @@ class Evaluator:
             Span(role="assistant", supervised=True, ids=np.array(reply, np.int32)),
         )
         return dataclasses.replace(record, spans=spans)
+
+
+def _check_unseen(config: EvalConfig, tasks: Sequence[tuple[str, PreparedTask]]) -> None:
+    """UserError for a name in `unseen` that no held-out task has, or a choice by dev tasks of which there is none."""
+    held_out = [task.name for group, task in tasks if group == "held_out"]
+    for pattern in config.unseen:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in held_out):
+            hint = nearest(pattern, held_out) or f" Held out are: {', '.join(held_out) or 'none'}."
+            raise UserError(f"EvalConfig.unseen: no held-out task is called {pattern!r}.{hint}")
+    if config.choose_by == "held_out" and all(map(config.is_unseen, held_out)):
+        raise UserError(
+            "EvalConfig.choose_by='held_out' needs a held-out task that is not unseen; of these there is none"
+        )
 
 
 def _segments(plan: SequentialPlan, task: int) -> list[Segment]:

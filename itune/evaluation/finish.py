@@ -30,11 +30,14 @@ def finish_run(
     timings: Mapping[str, float],
     model_dir: Path,
     *,
+    told: Mapping[str, str],
     show_text: bool,
     console: Console,
 ) -> Path:
     """Writes predictions.jsonl, losses.jsonl, ranked.jsonl, worst.jsonl, evaluation.json and report.html; prints the
     summary; returns the report's path.
+
+    told: more for the results' `facts`.
     """
     states = {"before": before, "before_chat": before.chat, "after": after}
     scored = score(config, states, model_dir, console)
@@ -53,7 +56,7 @@ def finish_run(
         after=evals.get("after"),
         pooled=pool(before.losses, after.losses),
         notes=reader_notes(folder, manifest, after, scored),
-        facts=facts("itune.train"),
+        facts=facts("itune.train") | dict(told),
         timings=timings,
         averages=averages(evals["after"], clusters(manifest)),
     )

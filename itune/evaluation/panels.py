@@ -163,7 +163,7 @@ def curve(steps: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, flo
 
 
 def time_parts(run: RunFiles) -> list[dict[str, Any]]:
-    """Rows of the time table: evaluation.json's timings, or else the steps' seconds, the first (compilation) apart."""
+    """Rows of the time table: evaluation.json's timings, or else the steps' seconds."""
     timings = dict(run.evaluation.timings) or step_seconds(run)
     total = sum(timings.values())
     return [
@@ -174,16 +174,9 @@ def time_parts(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def step_seconds(run: RunFiles) -> dict[str, float]:
-    """{"first step, ...": seconds, "other steps": seconds}"""
+    """{"steps": seconds}"""
     seconds = [y for _, y in curve(run.steps, "seconds")]
-    if not seconds:
-        return {}
-    first = number(run.steps[0].get("steps")) or 1
-    name = "first step" if first == 1 else f"first {first:.0f} steps"
-    parts = {f"{name}, with compilation": seconds[0]}
-    if len(seconds) > 1:
-        parts["other steps"] = sum(seconds[1:])
-    return parts
+    return {"steps": sum(seconds)} if seconds else {}
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from itune.inference.slots import row_length
 from itune.models.compute import Compute
 from itune.models.encdec import START_ID, EncoderDecoder
 from itune.models.spec import Model, ModelSpec, Params
+from itune.parallel.arrays import fetch
 
 
 def continue_batch(
@@ -123,4 +124,4 @@ class Batches:
             found = self._beam(params, tokens_BP, length_B, settings.penalty, stops_K, room=room, beams=beams)
         else:
             found = self._sample(params, tokens_BP, length_B, limit_B, settings, stops_K, room=room)
-        return jax.device_get(found)
+        return fetch(found)

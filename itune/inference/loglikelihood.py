@@ -20,6 +20,7 @@ from itune.models.compute import Compute
 from itune.models.config import EncoderDecoderConfig
 from itune.models.encdec import START_ID
 from itune.models.spec import ModelSpec, Params
+from itune.parallel.arrays import fetch
 from itune.parallel.mesh import BATCH_AXES
 
 CHUNK = 256  # predictions whose logits exist at a time
@@ -186,7 +187,7 @@ class Scorer:
         P = len(at)
         padded = np.zeros((3, _rung(P, CHUNK)), np.int32)
         padded[:, :P] = np.array(at, np.int32).T
-        logprob_P, best_P = jax.device_get(self._run(self.params, arrays, *padded))
+        logprob_P, best_P = fetch(self._run(self.params, arrays, *padded))
         return wanted, logprob_P[:P], best_P[:P]
 
 

@@ -212,7 +212,7 @@ def _choose(run: Path, step: str | None, checkpoints: Checkpoints) -> int:
         best = checkpoints.best()
         if best is None:
             raise UserError(
-                f"--step=best: no checkpoint of {run} was saved with a held-in loss (EvalConfig.every evaluates during "
+                f"--step=best: no checkpoint of {run} was saved with a loss (EvalConfig.every evaluates during "
                 f"training); there are steps {listed}"
             )
         return best

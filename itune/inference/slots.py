@@ -25,6 +25,7 @@ from itune.inference.sampling import Settings, choose
 from itune.models.compute import Compute
 from itune.models.decoder import Decoder
 from itune.models.spec import ModelSpec, Params
+from itune.parallel.arrays import fetch, spans_processes
 from itune.parallel.mesh import BATCH_AXES
 
 PIECE = 64  # packed rows are this long, or 2, 3, 4, 6, 8, 12, ... times: few shapes, few compilations
@@ -88,6 +89,14 @@ class Slots:
         self.admit = jax.jit(self._admit, donate_argnums=1)
         self.advance = jax.jit(self._advance, donate_argnums=1)
         self.grow = jax.jit(self._grow, static_argnums=1)
+        self.fresh: Callable[[int, int], State] = self.empty
+        if compute.mesh is not None and spans_processes(compute.mesh):
+            # Nothing else tells the program on whose devices it is to make them.
+            copied = NamedSharding(compute.mesh, P())
+            lie = State(*cast(Any, [copied] * len(State._fields)))._replace(
+                cache=self._cache_sharding(spec.config.num_kv_heads)
+            )
+            self.fresh = jax.jit(self.empty, static_argnums=(0, 1), out_shardings=lie)
 
     # ---- compiled
 
@@ -111,12 +120,16 @@ class Slots:
         )
 
     def _placed(self, cache):
+        if self.compute.mesh is None:
+            return cache
+        return jax.lax.with_sharding_constraint(cache, self._cache_sharding(cache.shape[2]))
+
+    def _cache_sharding(self, num_kv_heads: int):
         """Slots over data x fsdp, heads over tensor, as training lays rows and heads."""
         mesh = self.compute.mesh
-        if mesh is None:
-            return cache
-        heads = "tensor" if cache.shape[2] % mesh.shape["tensor"] == 0 else None
-        return jax.lax.with_sharding_constraint(cache, NamedSharding(mesh, P(None, BATCH_AXES, heads)))
+        assert mesh is not None
+        heads = "tensor" if num_kv_heads % mesh.shape["tensor"] == 0 else None
+        return NamedSharding(mesh, P(None, BATCH_AXES, heads))
 
     def _grow(self, state: State, length: int) -> State:
         more = ((0, 0), (0, 0), (0, 0), (0, length - state.cache[0].shape[3]), (0, 0))
@@ -209,7 +222,7 @@ class Slots:
                 taken = self._take(waiting, requests, free)
                 length = cache_length(max(requests[i].room for i in taken.values()))
                 if state is None:
-                    state = self.empty(size, length)
+                    state = self.fresh(size, length)
                 elif length > state.cache[0].shape[3]:
                     state = self.grow(state, length)
                 state = self.admit(params, state, self._arrivals(taken, requests, size), stops_K)
@@ -219,7 +232,7 @@ class Slots:
             # With others waiting a chunk ends once a quarter of the slots can be refilled.
             enough = size - len(slots) + (max(1, len(slots) // 4) if waiting else len(slots))
             state, out, gaps = self.advance(params, state, stops_K, np.int32(enough))
-            tokens_SC, gaps_SC = jax.device_get((out, gaps))
+            tokens_SC, gaps_SC = fetch((out, gaps))
             cut = []
             for s, (i, reply) in list(slots.items()):
                 real = np.flatnonzero(tokens_SC[s] >= 0)

@@ -1,4 +1,4 @@
-"""Attention over packed rows: one dispatch, three backends, the same numbers.
+"""Attention over packed rows: one dispatch, four backends, the same numbers.
 
 Legend: B rows, L tokens, H query heads, G key-value heads (H = G * R), K head width.
 A token attends to earlier tokens of its own segment, and to itself; and to the tokens of its segment that are marked
@@ -20,33 +20,54 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from itune.models.splash import LANES, splash_attention
+from itune.models.triton import ROWS, WIDTHS, triton_attention
 
 BLOCK = 64  # smaller than elsewhere: packing masks more of it, and scores stay in the cache of a core
 NEGATIVE = -1e30  # finite: exp(NEGATIVE - NEGATIVE) must not be NaN in a block that is masked throughout
 
 
-def choose_backend(name: str, length: int, platform: str, bidirectional: bool = False) -> str:
+def choose_backend(
+    name: str,
+    length: int,
+    platform: str,
+    bidirectional: bool = False,
+    *,
+    window: bool = False,
+    softcap: bool = False,
+    width: int = 64,
+) -> str:
     """Resolves "auto" on a platform ("cpu", "gpu", "tpu") and refuses what can't be honoured.
 
+    window, softcap, bidirectional: whether they are asked for.  width: of a head.
     A silently ignored mask is the worst of bugs.
     """
-    splash = length % LANES == 0 and not bidirectional
-    if name == "auto" and platform == "cpu":
-        return "blockwise" if length % BLOCK == 0 else "reference"
-    if name == "auto":
-        return "splash" if platform == "tpu" and splash else "reference"
     if name == "blockwise" and length % BLOCK:
         raise ValueError(
             f"attention='blockwise' needs rows of a multiple of {BLOCK} tokens, not {length}; "
             "'reference' takes any length"
         )
-    if name == "splash" and platform != "tpu":
-        raise ValueError(f"attention='splash' is a TPU's kernel, and this runs on {platform}; 'auto' takes what fits")
-    if name == "splash" and not splash:
-        why = (
-            f"rows of a multiple of {LANES} tokens, not {length}" if length % LANES else "tokens that see no later one"
+    kernels = {"splash": ("tpu", "TPU", LANES), "triton": ("gpu", "GPU", ROWS)}
+    why = {
+        kernel: [
+            *([f"rows of a multiple of {multiple} tokens, not {length}"] if length % multiple else []),
+            *(["tokens that see no later one"] if bidirectional else []),
+            *(["attention without windows"] if kernel == "triton" and window else []),
+            *(["scores without a soft-cap"] if kernel == "triton" and softcap else []),
+            *([f"heads {' or '.join(map(str, WIDTHS))} wide, not {width}"] if width not in WIDTHS else [])
+            * (kernel == "triton"),
+        ]
+        for kernel, (_, _, multiple) in kernels.items()
+    }
+    if name == "auto" and platform == "cpu":
+        return "blockwise" if length % BLOCK == 0 else "reference"
+    if name == "auto":
+        return next((k for k, (here, _, _) in kernels.items() if here == platform and not why[k]), "reference")
+    if name in kernels and platform != kernels[name][0]:
+        raise ValueError(
+            f"attention={name!r} is a {kernels[name][1]}'s kernel, and this runs on {platform}; 'auto' takes what fits"
         )
-        raise ValueError(f"attention='splash' needs {why}; 'reference' takes any")
+    if why.get(name):
+        raise ValueError(f"attention={name!r} needs {', '.join(why[name])}; 'reference' takes any")
     return name
 
 
@@ -74,14 +95,15 @@ def attend(
       windows: the widths that `window` may have in this model, 0 for all tokens: read by "splash" alone.
       scale: of the scores; 0 is 1 / sqrt(K).  softcap: cap * tanh(scores / cap), where the cap is not 0.
       backend: "reference" (any shape, any device), "blockwise" (skips blocks that packing masks), "splash" (TPU,
-        causal), "auto".
+        causal), "triton" (GPU, causal, no window and no soft-cap), "auto".
       mesh: where rows lie on (data, fsdp) and heads on tensor; None for one device.
 
     Returns: [B, L, H, K], in q's dtype.
     Raises: ValueError if the backend can't take this shape.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    backend = choose_backend(backend, q_BLHK.shape[1], platform, bidirectional_BL is not None)
+    asked = {"window": window is not None, "softcap": bool(softcap), "width": q_BLHK.shape[3]}
+    backend = choose_backend(backend, q_BLHK.shape[1], platform, bidirectional_BL is not None, **asked)
     backends: dict[str, Callable] = {"reference": reference_attention, "blockwise": blockwise_attention}
     scores = Scores(scale or 1.0 / math.sqrt(q_BLHK.shape[3]), softcap)
     masks = {"bidirectional": bidirectional_BL, "window": window}
@@ -92,6 +114,8 @@ def attend(
         if backend == "splash":
             width = found.get("window")
             return splash_attention(q, k, v, segment_ids, width, windows=windows, scale=scores.scale, softcap=softcap)
+        if backend == "triton":
+            return triton_attention(q, k, v, segment_ids, scale=scores.scale)
         return backends[backend](q, k, v, segment_ids, found.get("bidirectional"), found.get("window"), scores)
 
     arguments = (q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *(masks[name] for name in given))

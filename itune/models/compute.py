@@ -7,10 +7,13 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
 from itune.models.linear import PRODUCT
-from itune.parallel.mesh import BATCH_AXES, batch_sharding
+from itune.parallel.gradients import kept_in_parts
+from itune.parallel.mesh import BATCH_AXES, batch_sharding, param_sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,21 @@ class Compute:
         # Of a batch that the mesh does not divide, as generation may have, every device keeps all rows.
         whole = x.shape[0] % math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
         return x if whole else jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
+
+    def layer_weights(self, state):
+        """One layer's parameters out of the stack, an `nnx.State`; their gradients lie as they do."""
+        mesh = self.mesh
+        if mesh is None or mesh.size == 1:
+            return state
+
+        def one(variable):
+            value = variable[...]
+            if not jnp.issubdtype(value.dtype, jnp.floating):
+                return variable  # codes of quantised weights have no gradient
+            axes = variable.get_metadata("logical_axes")[-value.ndim :]
+            return variable.replace(kept_in_parts(value, param_sharding(mesh, axes, value.shape)))
+
+        return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
     def again(self, function: Callable) -> Callable:
         """For what is cheap to make again (norms, rotations, activations, thin adapter products): not kept for the

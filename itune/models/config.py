@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 DTYPES = ("float32", "bfloat16")
-ATTENTION = ("auto", "blockwise", "reference", "splash")
+ATTENTION = ("auto", "blockwise", "reference", "splash", "triton")
 REMAT = ("cheap", "none", "dots", "full")
 SCALINGS = ("lora", "rslora")
 QUANTISED = ("", "int8", "nf4")
@@ -149,7 +149,8 @@ class WeightsConfig:
         frozen weights. Trained parameters, optimizer state and sums are float32 either way. On a CPU bfloat16 is
         the quicker one if it has such instructions (avx512_bf16); without them it has not been measured.
       scan_layers: one compiled layer looped over (flat compile time) or every layer unrolled. Same numbers.
-      attention: "auto" (blockwise on CPU, splash on TPU where it can be, else reference), or one of these by name.
+      attention: "auto" (blockwise on CPU, splash on TPU and triton on GPU where they can be, else reference), or one of
+        these by name.
       remat: what the backward pass makes again instead of keeping. "none": nothing; "cheap": norms, rotations and
         activations; "dots": those and attention, keeping the results of wide products; "full": whole layers, of which
         only the inputs are kept. Same numbers.

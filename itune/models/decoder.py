@@ -31,6 +31,7 @@ from itune.models.layers import (
     rotation,
 )
 from itune.models.linear import Linear
+from itune.models.lookup import lookup
 from itune.models.products import dot
 
 
@@ -199,7 +200,7 @@ class Decoder(nnx.Module):
         return at
 
     def _embed(self, tokens, compute: Compute):
-        x = self.embed[...][tokens].astype(compute.activations)
+        x = lookup(self.embed[...], tokens, compute.activations, compute.mesh)
         return x * self.config.embed_scale if self.config.embed_scale != 1 else x
 
     def head_logits(self, hidden_PD, compute: Compute):
@@ -208,15 +209,15 @@ class Decoder(nnx.Module):
         cap = self.config.final_softcap
         return cap * jnp.tanh(logits_PV / cap) if cap else logits_PV
 
-    def _loop(self, body, carry, xs, scan: bool):
+    def _loop(self, body, carry, xs, compute: Compute):
         """Runs `body(block, carry, x)` over the layers; scanned or unrolled, with the same numbers."""
         graphdef, stacked = nnx.split(self.layers)
 
         def step(carry, inputs):
             state, x = inputs
-            return body(nnx.merge(graphdef, state), carry, x)
+            return body(nnx.merge(graphdef, compute.layer_weights(state)), carry, x)
 
-        if scan:
+        if compute.scan:
             return jax.lax.scan(step, carry, (stacked, xs))
         outputs = []
         for n in range(self.config.num_layers):
@@ -253,7 +254,7 @@ class Decoder(nnx.Module):
             x, cache = compute.layer(run)(block, compute.rows(x))
             return compute.rows(x), cache if keep_cache else None
 
-        x_BLD, cache = self._loop(body, x_BLD, jnp.arange(self.config.num_layers), compute.scan)
+        x_BLD, cache = self._loop(body, x_BLD, jnp.arange(self.config.num_layers), compute)
         x_BLD = self.final_norm(x_BLD)
         return (x_BLD, cache) if keep_cache else x_BLD
 
@@ -293,7 +294,7 @@ class Decoder(nnx.Module):
         x_BD = self._embed(token_B, compute)
         at = self._positions(position_B[:, None])
         one = lambda block, x, xs: block.decode(x, *xs[1], position_B, at(xs[0]), compute.dtype)  # noqa: E731
-        x_BD, new = self._loop(one, x_BD, (jnp.arange(self.config.num_layers), cache), compute.scan)
+        x_BD, new = self._loop(one, x_BD, (jnp.arange(self.config.num_layers), cache), compute)
         rows = jnp.arange(token_B.shape[0])
         write = lambda all_NBGMK, new_NBGK: all_NBGMK.at[:, rows, :, position_B].set(new_NBGK.swapaxes(0, 1))  # noqa: E731
         return self.final_norm(x_BD), jax.tree.map(write, cache, new)

@@ -21,6 +21,7 @@ from itune.models.compute import Compute
 from itune.models.config import EncoderDecoderConfig, LoRAConfig
 from itune.models.layers import ACTIVATIONS, NO_DROPOUT, Dropout, RMSNorm, embedding_stddev, neftune, parameter
 from itune.models.linear import Linear
+from itune.models.lookup import lookup
 from itune.models.products import dot
 
 SCORES = Scores(1.0)  # T5 does not scale: its initialisation does
@@ -159,11 +160,11 @@ class Stack(nnx.Module):
         buckets = relative_buckets(distance_LM, c.relative_buckets, c.relative_max_distance, both_ways=self.both_ways)
         return self.relative_bias[...][buckets].transpose(2, 0, 1)
 
-    def loop(self, body, x, xs, scan: bool):
+    def loop(self, body, x, xs, compute: Compute):
         """`body(block, x, xs of its layer) -> (x, out)` over the layers; scanned or unrolled, with the same numbers."""
         graphdef, stacked = nnx.split(self.layers)
-        step = lambda x, inputs: body(nnx.merge(graphdef, inputs[0]), x, inputs[1])  # noqa: E731
-        if scan:
+        step = lambda x, inputs: body(nnx.merge(graphdef, compute.layer_weights(inputs[0])), x, inputs[1])  # noqa: E731
+        if compute.scan:
             return jax.lax.scan(step, x, (stacked, xs))
         outputs = []
         for n in range(self.num_layers):
@@ -182,7 +183,7 @@ class Stack(nnx.Module):
             run = lambda block, x: block(x, mask_BLL, bias_HLL, memory, compute, mine)  # noqa: E731
             return compute.rows(compute.layer(run)(block, compute.rows(x))), None
 
-        x_BLD, _ = self.loop(body, x_BLD, jnp.arange(self.num_layers), compute.scan)
+        x_BLD, _ = self.loop(body, x_BLD, jnp.arange(self.num_layers), compute)
         x_BLD = self.final_norm(x_BLD)
         return dropout_at(dropout, first_site)(x_BLD, 1) if not self.layers.adapted else x_BLD
 
@@ -224,11 +225,11 @@ class EncoderDecoder(nnx.Module):
         return dot(hidden_PD, self.head_weights(), (1, 1), compute.dtype)
 
     def _embed(self, tokens, compute: Compute):
-        return self.embed[...][tokens].astype(compute.activations)
+        return lookup(self.embed[...], tokens, compute.activations, compute.mesh)
 
     def encode(self, tokens_BM, segments_BM, compute: Compute, dropout: Dropout = NO_DROPOUT):
         """[B, M, D]. Tokens of a segment see each other in both directions."""
-        if compute.attention in ("blockwise", "splash"):
+        if compute.attention in ("blockwise", "splash", "triton"):
             raise ValueError(
                 f"attention={compute.attention!r} can't add T5's relative positions; 'reference' or 'auto' can"
             )
@@ -259,7 +260,7 @@ class EncoderDecoder(nnx.Module):
         segments_BM = (jnp.arange(M)[None] < length_B[:, None]).astype(jnp.int32)
         memory_BMD = self.encode(tokens_BM, segments_BM, compute)
         keys = lambda block, x, _: (x, block.cross_attention.keys_and_values(memory_BMD, compute.dtype))  # noqa: E731
-        _, (k_NBMHK, v_NBMHK) = self.decoder.loop(keys, (), jnp.arange(self.config.decoder_layers), compute.scan)
+        _, (k_NBMHK, v_NBMHK) = self.decoder.loop(keys, (), jnp.arange(self.config.decoder_layers), compute)
         shape = (self.config.decoder_layers, B, room + 1, *k_NBMHK.shape[3:])
         own = (jnp.zeros(shape, k_NBMHK.dtype),) * 2
         start_B = jnp.full(B, START_ID, jnp.int32)
@@ -285,7 +286,7 @@ class EncoderDecoder(nnx.Module):
         bias_H1M = self.decoder.bias(position[None], places)
         mask_B1M = jnp.broadcast_to((places <= position)[None, None], (token_B.shape[0], 1, places.shape[0]))
         one = lambda block, x, kv: block.decode(x, kv, mask_B1M, bias_H1M, position, seen_BM[:, None], compute.dtype)  # noqa: E731
-        x_B1D, new = self.decoder.loop(one, self._embed(token_B, compute)[:, None], tuple(stacked), compute.scan)
+        x_B1D, new = self.decoder.loop(one, self._embed(token_B, compute)[:, None], tuple(stacked), compute)
         place = lambda old, n: jax.lax.dynamic_update_slice_in_dim(old, n.astype(old.dtype), position, axis=2)  # noqa: E731
         own = tuple(place(old, n) for old, n in zip(stacked[:2], new, strict=True))
         return self._scaled(self.decoder.final_norm(x_B1D))[:, 0], (*own, *stacked[2:], seen_BM)

@@ -21,7 +21,7 @@ RULES: dict[str, str | None] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
-    "vocab": None,
+    "vocab": "tensor",
     "layers": None,
     "adapters": None,
 }

@@ -78,6 +78,19 @@ def topology(name: str) -> Topology:
     return Topology(name, chip, slices, found.devices)
 
 
+def compile_for_topology(lowered: Any) -> Any:
+    """`lowered.compile()`, not kept on disk: what JAX wrote of devices that are not here it could not read again."""
+    import jax
+
+    name = "jax_persistent_cache_min_compile_time_secs"  # JAX asks once a process whether to keep anything at all
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    try:
+        return lowered.compile()
+    finally:
+        jax.config.update(name, before)
+
+
 def _find_library() -> None:
     """libtpu asks the machine which TPU it is, and complains that it is none: neither is wanted here."""
     for name, text in (

@@ -10,9 +10,10 @@ import base64
 import concurrent.futures
 import json
 import os
+import secrets
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import google_crc32c
@@ -24,6 +25,7 @@ from itune.storage.lease import Lease
 from itune.storage.names import CHECKPOINTS
 
 OUTBOX = "outbox"
+RECORD = ".digests.json"  # beside a checkpoint's files in there
 
 
 class Mirror:
@@ -45,7 +47,7 @@ class Mirror:
         self._outbox = folder.parent / OUTBOX
         shutil.rmtree(self._outbox, ignore_errors=True)  # of a killed trainer: its checkpoints are in the folder
         self._sent: dict[str, tuple[int, int]] = {}  # name: (size, time of change) of small files that lie there now
-        self._waiting: int | None = None
+        self._waiting: tuple[int, Path | None] | None = None
         self._wake = threading.Condition()
         self._ending = False
         self._thread = threading.Thread(target=self._work, name="itune-mirror", daemon=True)
@@ -53,10 +55,12 @@ class Mirror:
 
     def saved(self, step: int) -> None:
         """A checkpoint is whole in the folder. Returns at once: it is kept by hard links until it is pushed."""
-        self._keep(step)
+        kept = self._keep(step)
         with self._wake:
-            self._waiting = step
+            before, self._waiting = self._waiting, (step, kept)
             self._wake.notify()
+        if before is not None and before[1] is not None:
+            shutil.rmtree(before[1])  # it never got its turn
 
     def finish(self) -> str:
         """Pushes what is left, the last that is pushed. Returns why it failed, "" if it didn't."""
@@ -74,28 +78,30 @@ class Mirror:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._waiting is not None or self._ending)
-                step, self._waiting = self._waiting, None
-                if self._ending:
+                if self._ending or self._waiting is None:
                     return  # `finish` pushes everything
-            if (failed := self._try(step)) and not self._lease.lost:
-                self._echo(f"itune: warning: checkpoint {step} is not in the bucket yet: {failed}; training goes on")
+                newest, self._waiting = self._waiting, None
+            if (failed := self._try(newest)) and not self._lease.lost:
+                self._echo(
+                    f"itune: warning: checkpoint {newest[0]} is not in the bucket yet: {failed}; training goes on"
+                )
 
-    def _try(self, step: int | None) -> str:
+    def _try(self, newest: tuple[int, Path | None] | None) -> str:
         try:
-            self.push(step)
+            self.push(newest)
         except (UserError, OSError) as error:
             return " ".join(str(error).split())
         return ""
 
-    def push(self, step: int | None = None) -> None:
-        """Small files, then checkpoint `step` and (None) all others that the bucket lacks; then removes those that the
-        folder has given up. Raises: Unreachable, Lost; OSError of this disk."""
+    def push(self, newest: tuple[int, Path | None] | None = None) -> None:
+        """Small files, then the checkpoint `newest` (its step, its links) or (None) all that the bucket lacks; then
+        removes those that the folder has given up. Raises: Unreachable, Lost; OSError of this disk."""
         self._lease.renew()
         try:
             self._push_small()
-            wanted = [step] if step is not None else sorted(local_steps(self._folder), reverse=True)
-            done = [one for one in wanted if self._push_step(one)]
-            if done or step is None:
+            all_steps = [(step, None) for step in sorted(local_steps(self._folder), reverse=True)]
+            done = [step for step, kept in ([newest] if newest else all_steps) if self._push_step(step, kept)]
+            if done or newest is None:
                 self._prune(keep=local_steps(self._folder) | set(done))
         except Changed:
             self._lease.renew()  # says who, if it is another trainer
@@ -115,28 +121,28 @@ class Mirror:
                 self._write(name, path.read_bytes())  # at once: metrics.jsonl grows meanwhile
                 self._sent[name] = now
 
-    def _push_step(self, step: int) -> bool:
+    def _push_step(self, step: int, kept: Path | None) -> bool:
         """Whether the checkpoint is in the bucket now: one that this folder has given up meanwhile is not."""
-        kept = self._outbox / str(step)
-        if not kept.is_dir() and not self._keep(step):
+        kept = kept or self._keep(step)
+        if kept is None:
             return False
-        record = (self._outbox / f"{step}.json").read_bytes()
-        there = marker(step)
-        if there in self._listing and self._listing[there].crc32c == _crc32c(record):
-            self._drop(step)
-            return True
-        if there in self._listing:  # another of that step; it must not count while its files are replaced
-            self._delete(there)
-        files = {f"{CHECKPOINTS}/{step}/{name}": kept / name for name in json.loads(record)["files"]}
+        record, there = (kept / RECORD).read_bytes(), marker(step)
+        if there not in self._listing or self._listing[there].crc32c != _crc32c(record):
+            self._push_files(step, kept, json.loads(record)["files"])
+            self._lease.renew()
+            self._write(there, record)
+        shutil.rmtree(kept)
+        return True
+
+    def _push_files(self, step: int, kept: Path, names: Iterable[str]) -> None:
+        if marker(step) in self._listing:  # the step was saved anew; it must not count while its files are replaced
+            self._delete(marker(step))
+        files = {f"{CHECKPOINTS}/{step}/{name}": kept / name for name in names}
         for name in [name for name in self._listing if step_of(name) == step and name not in files]:
             self._delete(name)
         with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
             for done in [pool.submit(self._upload, name, path) for name, path in files.items()]:
                 done.result()
-        self._lease.renew()
-        self._write(there, record)
-        self._drop(step)
-        return True
 
     def _prune(self, keep: set[int]) -> None:
         """The marker first: a checkpoint of which a part is gone must not count."""
@@ -160,10 +166,9 @@ class Mirror:
         self._bucket.delete(name, replaces=self._listing[name].generation)
         del self._listing[name]
 
-    def _keep(self, step: int) -> bool:
+    def _keep(self, step: int) -> Path | None:
         """Hard links to a checkpoint's files: the folder may give it up while it is on its way."""
-        source, target = self._folder / CHECKPOINTS / str(step), self._outbox / str(step)
-        shutil.rmtree(target, ignore_errors=True)
+        source, target = self._folder / CHECKPOINTS / str(step), self._outbox / f"{step}-{secrets.token_hex(4)}"
         try:
             record = (self._folder / marker(step)).read_bytes()
             for name in json.loads(record)["files"]:
@@ -171,16 +176,9 @@ class Mirror:
                 os.link(source / name, target / name)
         except FileNotFoundError:
             shutil.rmtree(target, ignore_errors=True)
-            return False  # it has been given up, or its arrays are in the bucket only
-        (self._outbox / f"{step}.json").write_bytes(record)
-        return True
-
-    def _drop(self, step: int) -> None:
-        """And older ones that never got their turn."""
-        for path in self._outbox.glob("*.json"):
-            if int(path.stem) <= step:
-                path.unlink()
-                shutil.rmtree(self._outbox / path.stem, ignore_errors=True)
+            return None  # it has been given up, or its arrays are in the bucket only
+        (target / RECORD).write_bytes(record)
+        return target
 
 
 def _crc32c(data: bytes) -> str:

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from itune.config import parse, resolve
+from itune.config.load import with_modules
 from itune.config.parse import Statement
 from itune.config.run import RunConfig
 from itune.config.save import config_digest
 from itune.errors import UserError
 from itune.storage import names
 from itune.studies.config import BASE, StudyConfig
+from itune.studies.measures import Measure
 
 STUDY = "StudyConfig"
 
@@ -51,8 +53,15 @@ class Study:
         return self.arms[0]
 
 
-def load_study(gin_files: Sequence[str | Path], bindings: Sequence[str] = (), workdir: str | None = None) -> Study:
+def load_study(
+    gin_files: Sequence[str | Path],
+    bindings: Sequence[str] = (),
+    workdir: str | None = None,
+    modules: Sequence[str] = (),
+) -> Study:
     """The study that the files describe: those of a recipe, with bindings of StudyConfig.
+
+    modules: see `itune.config.load.load_run`.
 
     Raises: UserError for anything that the files or an arm's bindings say wrong, for an arm that differs in nothing,
     and for arms that come to the same run.
@@ -67,13 +76,14 @@ def load_study(gin_files: Sequence[str | Path], bindings: Sequence[str] = (), wo
     model_dir = (
         [Statement(key="MODEL_DIR", value=workdir, where=f"--workdir={workdir}", source=last)] if workdir else []
     )
-    base = resolve.resolve([*rest, *model_dir], gin_files)
+    base = with_modules(resolve.resolve([*rest, *model_dir], gin_files), modules)
     names.on_disk("MODEL_DIR", base.model_dir)
+    Measure.of(config.measure).check(base)
     made = [Arm(name=BASE, difference=(), config=base)]
     for name, said in _arms(config, base):
         try:
             changes = [parse.read_binding(text, last) for text in said]
-            run = resolve.resolve([*rest, *changes, *model_dir], gin_files)
+            run = with_modules(resolve.resolve([*rest, *changes, *model_dir], gin_files), modules)
         except UserError as error:
             raise UserError(f"arm {name!r}: {error}") from None
         made.append(Arm(name=name, difference=said, config=run))
@@ -84,7 +94,8 @@ def load_study(gin_files: Sequence[str | Path], bindings: Sequence[str] = (), wo
 def _arms(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     seen = {BASE}
     drawn = _mixtures(config, base)
-    for name, difference in itertools.chain(config.arms.items(), _left_out(config, base), _along(config), drawn):
+    made = (config.arms.items(), _left_out(config, base), _added(config, base), _along(config), drawn)
+    for name, difference in itertools.chain(*made):
         if name in seen:
             raise UserError(f"StudyConfig: two arms are called {name!r}")
         seen.add(name)
@@ -95,6 +106,11 @@ def _left_out(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple
     for task in config.leave_out:
         factors = {task: 0.0} | {name: by for name, by in base.data.rate_factors.items() if name != task}
         yield f"without {task}", (f"DataConfig.rate_factors={factors!r}",)
+
+
+def _added(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name in config.add:
+        yield f"with {name}", (f"MIXTURE_OR_TASK_NAME={base.data.mixture + '+' + name!r}",)
 
 
 def _mixtures(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -122,7 +138,7 @@ def _along(config: StudyConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _check(arms: Sequence[Arm]) -> None:
     if len(arms) < 2:
-        raise UserError("StudyConfig: there are no arms; say arms=, leave_out= or axes=")
+        raise UserError("StudyConfig: there are no arms; say arms=, leave_out=, add= or axes=")
     first: dict[str, Arm] = {}
     for arm in arms:
         if same := first.get(arm.digest):

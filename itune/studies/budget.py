@@ -14,7 +14,8 @@ from itune.evaluation.panels import duration
 from itune.evaluation.results import load_run
 from itune.studies.amounts import Amounts, equalise, said_amount, unequal
 from itune.studies.arms import Study, difference
-from itune.studies.outcomes import DONE, answers, outcomes, resolution, state_of
+from itune.studies.measures import Measure
+from itune.studies.outcomes import DIVERGED, DONE, answers, outcomes, resolution, state_of
 from itune.studies.runner import runs
 from itune.studies.statistics import FEWEST_SEEDS, smallest_effect
 from itune.terminal import say
@@ -26,27 +27,29 @@ SIZE = 1024  # of the matrices whose product is timed
 def dry_run(study: Study) -> None:
     """Prepares what is not prepared, and prints the budget. Raises: UserError."""
     console = Console(stderr=True)
-    study, found, _ = equalise(study, lambda line: say(console, line))
-    print("\n".join(budget(study, found)))
+    study, facts = equalise(study, lambda line: say(console, line))
+    print("\n".join(budget(study, {name: fact.amounts for name, fact in facts.items()})))
 
 
 def budget(study: Study, found: Mapping[str, Amounts]) -> list[str]:
     """Lines: each arm and its difference; what is held equal and what not; what the study can see; hours; runs."""
-    lines = []
+    lines, seeds = [], len(study.config.seeds)
+    states = [(arm.name, state_of(Path(config.model_dir)), config.model_dir) for arm, _, config in runs(study)]
     for arm in study.arms:
-        lines.append(f"{arm.name}  ({arm.digest})")
+        mine = [state for name, state, _ in states if name == arm.name]
+        bad = f", {mine.count(DIVERGED)} diverged" if DIVERGED in mine else ""
+        takes = f"{found[arm.name]['tokens']:,} tokens a run"
+        lines.append(f"{arm.name}  ({arm.digest}): {takes}, {mine.count(DONE)} of {seeds} runs done{bad}")
         differs = difference(study.base.config, arm.config)
         lines += [f"    {name}: {a!r} -> {b!r}" for name, (a, b) in differs.items()]
     base = found[study.base.name]
     lines.append("the base: " + "; ".join(said_amount(unit, base[unit]) for unit in base))
     lines.append(f"held equal: {study.config.held_equal.replace('_', ' ')}; not equal:")
     lines += [f"    {line}" for line in unequal(found, study.base.name) or ["nothing"]]
-    states = [(arm.name, state_of(Path(config.model_dir)), config.model_dir) for arm, _, config in runs(study)]
     finished = [folder for _, state, folder in states if state == DONE]
-    open_arms = [name for name, state, _ in states if state != DONE]
+    open_arms = [name for name, state, _ in states if state not in (DONE, DIVERGED)]
     lines.append(_seen(study))
     lines.append(_hours(found, open_arms, finished))
-    seeds = len(study.config.seeds)
     tokens = sum(amount["tokens"] for amount in found.values()) * seeds
     said = f"{len(study.arms)} arms x {seeds} {'seed' if seeds == 1 else 'seeds'} = {len(states)} runs"
     return [*lines, f"{said}, {tokens:,} tokens; {len(finished)} done"]
@@ -92,7 +95,8 @@ def _seen(study: Study) -> str:
     comparisons, seeds = len(study.arms) - 1, len(study.config.seeds)
     few = f"; under {FEWEST_SEEDS} seeds nothing will be called significant" if seeds < FEWEST_SEEDS else ""
     if math.isfinite(size := resolution(answers(study, outcomes(study)))):
-        return f"smallest effect found with a probability of 80 %: {size:.3f} nats per token, by the runs done{few}"
+        said = Measure.of(study.config.measure).say(size)
+        return f"smallest effect found with a probability of 80 %: {said}, by the runs done{few}"
     size = smallest_effect(1 / math.sqrt(seeds), seeds - 1, comparisons)
     if math.isnan(size):
         return "smallest effect: one seed says nothing about noise"

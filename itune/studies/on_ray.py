@@ -18,8 +18,10 @@ from rich.console import Console
 from itune.errors import UserError
 from itune.studies.arms import Study
 from itune.studies.outcomes import DIVERGED, DONE, state_of
-from itune.studies.runner import Numbered, code_digest, finish, grouped, opened, run_group, say_states
+from itune.studies.record import code_digest
+from itune.studies.runner import Numbered, finish, grouped, opened, run_group, say_states
 from itune.terminal import say
+from itune.training.session import Session
 from itune.training.signals import Stopped, StopRequest, stop_on_signals
 
 # Of the environment here, what a run there reads.
@@ -159,6 +161,6 @@ def _run_there(study: Study, group: Sequence[Numbered], folder: str, code: str) 
             return 0, f"node {host}: its code of itune's is another ({code_digest()}, here {code})"
         # Ray interrupts what is cancelled; a run saves on either signal.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        return run_group(study, group), ""
+        return run_group(group, Session(before=study.folder / "before")), ""
     except (UserError, OSError) as error:
         return 0, f"node {host}: {error}"

@@ -12,25 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from itune.evaluation.losses import read_losses
 from itune.evaluation.results import write_text
 from itune.studies.arms import Arm, Study
-from itune.studies.statistics import Effect, Verdict, effect, judge, smallest_effect
+from itune.studies.measures import LOSSES, Example, Measure
+from itune.studies.statistics import FEWEST_SEEDS, Effect, Verdict, effect, judge, smallest_effect
 
-LOSSES = "losses.jsonl"
 DONE, DIVERGED, MISSING = "done", "diverged", "not run"
 FAILED_MARK = "failed.txt"
-
-Example = tuple[str, str]  # (task, id)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """An arm's runs. state: of each seed.  losses: of each seed that is done, of each example of the endpoint."""
+    """An arm's runs. state: of each seed.  values: of each seed that is done, what StudyConfig.measure says of each
+    example of the endpoint."""
 
     arm: Arm
     state: Mapping[int, str]
-    losses: Mapping[int, Mapping[Example, float]]
+    values: Mapping[int, Mapping[Example, float]]
 
 
 def state_of(folder: Path) -> str:
@@ -40,18 +38,13 @@ def state_of(folder: Path) -> str:
 
 
 def outcomes(study: Study) -> dict[str, Outcome]:
-    found = {}
+    found, measure = {}, Measure.of(study.config.measure)
     for arm in study.arms:
         folders = {seed: Path(arm.run(study.folder, seed).model_dir) for seed in study.config.seeds}
         state = {seed: state_of(folder) for seed, folder in folders.items()}
-        losses = {seed: _losses(folders[seed], study.config.endpoint) for seed in folders if state[seed] == DONE}
-        found[arm.name] = Outcome(arm=arm, state=state, losses=losses)
+        values = {s: measure.values(folders[s], study.config.endpoint) for s in folders if state[s] == DONE}
+        found[arm.name] = Outcome(arm=arm, state=state, values=values)
     return found
-
-
-def _losses(folder: Path, group: str) -> dict[Example, float]:
-    records = [r for r in read_losses(folder / LOSSES) if r["group"] == group]
-    return {(r["task"], r["id"]): math.nan if r["after"] is None else float(r["after"]) for r in records}
 
 
 def differences(base: Outcome, arm: Outcome) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -59,24 +52,48 @@ def differences(base: Outcome, arm: Outcome) -> tuple[dict[str, np.ndarray], lis
 
     Seeds that both have, and examples that all of these runs have.
     """
-    seeds = [seed for seed in base.losses if seed in arm.losses]
-    notes = []
-    if left := [s for s in base.state if s not in seeds]:
-        notes.append(f"seeds {', '.join(map(str, left))} are not in both")
+    seeds = [seed for seed in base.values if seed in arm.values]
+    notes = gaps(base, arm)
     if not seeds:
         return {}, notes
-    runs = [losses for seed in seeds for losses in (base.losses[seed], arm.losses[seed])]
+    runs = [values for seed in seeds for values in (base.values[seed], arm.values[seed])]
     shared = set(runs[0]).intersection(*runs[1:])
-    shared = {e for e in shared if all(math.isfinite(losses[e]) for losses in runs)}
+    shared = {e for e in shared if all(math.isfinite(values[e]) for values in runs)}
+    if not any(runs):
+        notes.append("no example was measured so")
     if lost := len(set().union(*runs) - shared):
-        notes.append(f"{lost} examples are not in every run with a finite loss")
+        notes.append(f"{lost} examples have no finite value in every run")
     by_task: dict[str, list[Example]] = collections.defaultdict(list)
     for example in sorted(shared):
         by_task[example[0]].append(example)
     return {
-        task: np.array([[arm.losses[s][e] - base.losses[s][e] for e in examples] for s in seeds])
+        task: np.array([[arm.values[s][e] - base.values[s][e] for e in examples] for s in seeds])
         for task, examples in by_task.items()
     }, notes
+
+
+def gaps(base: Outcome, arm: Outcome) -> list[str]:
+    """Why seeds are left out, in words: "seeds 1, 2 not run", "seed 3 diverged", "seed 4 diverged in the base"."""
+    why: dict[str, list[int]] = {}
+    for seed, state in arm.state.items():
+        if state != DONE:
+            why.setdefault(state, []).append(seed)
+        elif base.state[seed] != DONE:
+            why.setdefault(f"{base.state[seed]} in the base", []).append(seed)
+    return _by_state(why)
+
+
+def undone(outcome: Outcome) -> list[str]:
+    """ "seeds 1, 2 not run", "seed 3 diverged": of the arm's own runs."""
+    why: dict[str, list[int]] = {}
+    for seed, state in outcome.state.items():
+        if state != DONE:
+            why.setdefault(state, []).append(seed)
+    return _by_state(why)
+
+
+def _by_state(why: Mapping[str, Sequence[int]]) -> list[str]:
+    return [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} {state}" for state, seeds in why.items()]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,21 +132,24 @@ def resolution(answered: Mapping[str, Answer]) -> float:
     return float(np.median(known)) if known else math.nan
 
 
-COLUMNS = ("kind", "arm", "seed", "task", "examples", "loss", "difference", "low", "high", "p", "p_corrected")
+COLUMNS = ("kind", "arm", "seed", "task", "examples", "value", "difference", "low", "high", "p", "p_corrected", "state")
 Row = dict[str, str | int | float | None]
 
 
 def rows(found: Mapping[str, Outcome], answered: Mapping[str, Answer]) -> list[Row]:
-    """By kind: "run", a loss of an arm, seed and task; "task", a task's difference from the base; "arm", the arm's."""
+    """By kind: "run", the measure's mean of an arm, seed and task; "task", a task's difference from the base; "arm",
+    the arm's; "gap", a run that is not done, with its state."""
     made: list[Row] = []
     for name, outcome in found.items():
-        for seed, losses in outcome.losses.items():
+        for seed, by_example in outcome.values.items():
             tasks = collections.defaultdict(list)
-            for (task, _), loss in losses.items():
-                tasks[task].append(loss)
+            for (task, _), value in by_example.items():
+                tasks[task].append(value)
             for task, values in sorted(tasks.items()):
-                known = {"examples": len(values), "loss": float(np.mean(values))}
+                known = {"examples": len(values), "value": float(np.mean(values))}
                 made.append({"kind": "run", "arm": name, "seed": seed, "task": task, **known})
+        undone = {seed: state for seed, state in outcome.state.items() if state != DONE}
+        made += [{"kind": "gap", "arm": name, "seed": seed, "state": state} for seed, state in undone.items()]
     for name, answer in answered.items():
         for task, e in answer.by_task.items():
             made.append({"kind": "task", "arm": name, "task": task, **_told(e)})
@@ -154,32 +174,56 @@ def write_tables(folder: Path, made: Sequence[Row]) -> None:
     writer.writeheader()
     writer.writerows(made)
     write_text(folder / "results.csv", out.getvalue())
-    kinds = {"kind": pa.string(), "arm": pa.string(), "task": pa.string(), "seed": pa.int64(), "examples": pa.int64()}
+    kinds = dict.fromkeys(("kind", "arm", "task", "state"), pa.string()) | dict.fromkeys(
+        ("seed", "examples"), pa.int64()
+    )
     schema = pa.schema([(column, kinds.get(column, pa.float64())) for column in COLUMNS])
     pq.write_table(pa.Table.from_pylist(list(made), schema=schema), folder / "results.parquet")
 
 
 def summary(study: Study, answered: Mapping[str, Answer]) -> list[str]:
-    """What was found, in plain words. Says significant of nothing that is not."""
-    group = study.config.endpoint.replace("_", "-")
-    unit = f"nats per target token on the {group} tasks"
-    told = [a for a in answered.values() if a.verdict is not None]
-    lines = []
-    for answer in sorted(told, key=lambda a: -abs(a.verdict.effect.estimate if a.verdict else 0.0)):
-        assert answer.verdict is not None
-        e = answer.verdict.effect
-        worse = "raises" if e.estimate > 0 else "lowers"
-        low, high = e.interval
-        between = f"interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval with one seed"
-        mark = ", beyond noise" if answer.verdict.significant else ""
-        lines.append(f"{answer.arm.name}: {worse} the loss by {abs(e.estimate):.3f} {unit} ({between}){mark}.")
-    if told and not any(a.verdict and a.verdict.significant for a in told):
-        seeds = max(a.verdict.effect.seeds for a in told if a.verdict)
-        why = f" Under 5 seeds nothing is called significant; there are {seeds}." if seeds < 5 else ""
-        lines.insert(0, f"No arm differs from the base beyond noise.{why}")
+    """What was found, in plain words, the most important first. Says significant of nothing that is not."""
+    group, measure = study.config.endpoint.replace("_", "-"), Measure.of(study.config.measure)
+    told = [(a, a.verdict) for a in answered.values() if a.verdict is not None]
+    told.sort(key=lambda pair: (not pair[1].significant, -abs(pair[1].effect.estimate)))
+    lines = [_headline([verdict for _, verdict in told], measure) if told else "No arm can be compared with the base."]
+    lines += [_sentence(answer, verdict, group, measure) for answer, verdict in told]
     lines += [
-        f"{a.arm.name}: cannot be compared: {'; '.join(a.notes)}." for a in answered.values() if a.verdict is None
+        f"{a.arm.name}: cannot be compared with the base: {'; '.join(a.notes)}."
+        for a in answered.values()
+        if a.verdict is None
     ]
     if math.isfinite(size := resolution(answered)):
-        lines.append(f"A study like this one finds an effect of {size:.3f} with a probability of 80 %.")
+        lines.append(f"A study like this one finds an effect of {measure.say(size)} with a probability of 80 %.")
     return lines
+
+
+def _headline(verdicts: Sequence[Verdict], measure: Measure) -> str:
+    sure = [v.effect.estimate * measure.better for v in verdicts if v.significant]
+    if not sure:
+        seeds = max(v.effect.seeds for v in verdicts)
+        few = f" Under {FEWEST_SEEDS} seeds nothing is called significant; there are {seeds}."
+        return "No arm differs from the base beyond noise." + (few if seeds < FEWEST_SEEDS else "")
+    worse, better = sum(e < 0 for e in sure), sum(e > 0 for e in sure)
+    said = [f"{n} of {len(verdicts)} arms {'is' if n == 1 else 'are'} {how}" for n, how in _counts(worse, better) if n]
+    rest = "" if worse and better else f" No arm is {'better' if worse else 'worse'} beyond noise."
+    return f"Beyond noise, {' and '.join(said)} than the base.{rest}"
+
+
+def _counts(worse: int, better: int) -> Sequence[tuple[int, str]]:
+    return (worse, "worse"), (better, "better")
+
+
+def _sentence(answer: Answer, verdict: Verdict, group: str, measure: Measure) -> str:
+    e = verdict.effect
+    low, high = e.interval
+    between = f"interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval with one seed"
+    mark = ", beyond noise" if verdict.significant else ", within noise" if math.isfinite(low) else ""
+    most = ""
+    if verdict.significant and len(answer.by_task) > 1:
+        task, found = max(answer.by_task.items(), key=lambda item: item[1].estimate * math.copysign(1, e.estimate))
+        most = f"; the most on {task} ({found.estimate:+.3f})"
+    does = "raises" if e.estimate > 0 else "lowers"
+    what = f"{does} the {measure.words} on the {group} tasks by {measure.say(abs(e.estimate))}"
+    left = f" Left out: {'; '.join(answer.notes)}." if answer.notes else ""
+    return f"{answer.arm.name}: {what} ({between}{most}){mark}.{left}"

@@ -80,7 +80,7 @@ def _mean_curve(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[fl
 
 def training_losses(runs: Runs) -> dict[str, Any]:
     """Each training task's loss in the second half of the steps, the mean over seeds, by arm."""
-    arms = [name for name in runs if runs[name]]
+    arms = list(runs)
     cells: dict[str, dict[str, float]] = {}
     for name in arms:
         for task in _tasks(runs[name].values()):
@@ -115,7 +115,8 @@ def mixture(runs: Runs, base: str) -> dict[str, Any]:
         rows.append({"task": task, "cells": [percent(shares[name].get(task, 0.0)) for name in (base, *others)]})
     more = len(tasks) - len(rows)
     same = [name for name in shares if name != base and name not in others]
-    return {"arms": [base, *others], "rows": rows if others else [], "more": more, "same": same}
+    unknown = [name for name in runs if name not in shares]
+    return {"arms": [base, *others], "rows": rows if others else [], "more": more, "same": same, "unknown": unknown}
 
 
 def _shares(run: RunFiles) -> dict[str, float]:

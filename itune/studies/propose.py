@@ -12,10 +12,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from itune.data.manifest import Manifest
+from itune.data.rates import by_name
 from itune.evaluation.results import RunFiles, number, write_text
 from itune.studies.arms import Study, difference
 from itune.studies.outcomes import Outcome
@@ -68,7 +71,7 @@ def mixtures(study: Study, found: Mapping[str, Outcome], runs: Runs) -> Mixtures
     unseen = study.base.config.evaluation.unseen
     loss = {}
     for name in arms:
-        for seed, losses in found[name].losses.items():
+        for seed, losses in found[name].values.items():
             by_task: dict[str, list[float]] = {}
             for (task, _), value in losses.items():
                 if math.isfinite(value) and not any(fnmatchcase(task, pattern) for pattern in unseen):
@@ -162,7 +165,7 @@ def write_proposal(study: Study, found: Mapping[str, Outcome]) -> list[str]:
     factors = {
         task: round(float(made.share[g] / own[g]), 4) for g, group in enumerate(m.groups) for task in group if own[g]
     }
-    before = study.base.config.data.rate_factors
+    before = _base_factors(study)
     said = {task: factor * _factor(before, task) for task, factor in factors.items()}
     binding = f"DataConfig.rate_factors={said!r}"
     record = {"binding": binding, "change": made.change, "interval": [made.low, made.high], "r2": made.r2}
@@ -176,6 +179,16 @@ def write_proposal(study: Study, found: Mapping[str, Outcome]) -> list[str]:
         f"R2 of mixtures left out {made.r2:.2f}){sure}. A prediction, not a run: try it as an arm"
     )
     return [*lines, f"the binding is in {path}"]
+
+
+def _base_factors(study: Study) -> Mapping[str, float]:
+    """With tasks' names in place of clusters and sources, by the manifest of a run of the base."""
+    factors = study.base.config.data.rate_factors
+    for seed in study.config.seeds:
+        path = Path(study.base.run(study.folder, seed).model_dir) / "manifest.json"
+        if path.is_file():
+            return by_name(Manifest.load(path).train, factors, "DataConfig.rate_factors")
+    return factors
 
 
 def _factor(factors: Mapping[str, float], task: str) -> float:

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-import itune
 from itune.config.run import RunConfig
 from itune.errors import UserError
 from itune.evaluation.results import write_text
-from itune.studies.amounts import Amounts, equalise
-from itune.studies.arms import Arm, Study, difference
+from itune.studies.amounts import equalise
+from itune.studies.arms import Arm, Study
 from itune.studies.outcomes import (
     DIVERGED,
     DONE,
     FAILED_MARK,
-    LOSSES,
     MISSING,
     answers,
     outcomes,
     rows,
     state_of,
     summary,
+    undone,
     write_tables,
 )
 from itune.studies.propose import write_proposal
+from itune.studies.record import write_record
 from itune.studies.report import write_report
 from itune.terminal import say
 from itune.training.loop import EXIT_NONFINITE, train
+from itune.training.metrics import SharedConsole, new_progress
+from itune.training.session import Session
 from itune.training.stacked import shape_of, train_together
 
 EXIT_DIVERGED = 3
@@ -68,13 +69,43 @@ def run_study(study: Study, part: Part = Part()) -> int:
     0: every run is done; 3: some diverged, and are marked so; a signal's own code where one stopped it: the same
     command goes on. Raises: UserError, of an arm's own run too, which it names.
     """
-    console = Console(stderr=True)
+    console = SharedConsole(stderr=True)
     study, every = opened(study, console)
-    for group in grouped(every[part.index :: part.count], study.config.together):
-        say_states(group, len(every), console)
-        if code := run_group(study, group):
-            return code
+    session = Session(console=console, before=study.folder / "before")
+    mine = every[part.index :: part.count]
+    with one_display(console, len(mine), _left(mine)) as advance:
+        for group in grouped(mine, study.config.together):
+            say_states(group, len(every), console)
+            advance(0, _said(group))
+            left = _left(group)
+            if code := run_group(group, session):
+                return code
+            advance(left, "")
     return finish(study, console)
+
+
+@contextlib.contextmanager
+def one_display(console: SharedConsole, runs: int, left: int) -> Iterator[Callable[[int, str], None]]:
+    """The study's bar, over which the bar of the run that is made comes and goes: (runs more that ended, what is made).
+
+    The time left is estimated from the runs that end while it is shown.
+    """
+    with new_progress(console, memory=1e9) as progress:
+        console.progress = progress
+        line = progress.add_task("study", total=runs, completed=runs - left, status="")
+        try:
+            yield lambda count, said: progress.update(line, advance=count, status=said)
+        finally:
+            console.progress = None
+
+
+def _left(group: Sequence[Numbered]) -> int:
+    return sum(state_of(Path(config.model_dir)) not in (DONE, DIVERGED) for *_, config in group)
+
+
+def _said(group: Sequence[Numbered]) -> str:
+    _, arm, seed, _ = group[0]
+    return f"{arm.name}, seed {seed}" + (f" and {len(group) - 1} more" if len(group) > 1 else "")
 
 
 Numbered = tuple[int, Arm, int, RunConfig]  # the run's number, from 1, its arm, seed and configuration
@@ -83,8 +114,8 @@ Numbered = tuple[int, Arm, int, RunConfig]  # the run's number, from 1, its arm,
 def opened(study: Study, console: Console) -> tuple[Study, list[Numbered]]:
     """(the study with the steps that hold its unit equal; all its runs). Prepares data, makes folder and study.json."""
     study.folder.mkdir(parents=True, exist_ok=True)
-    study, found, weights = equalise(study, lambda line: say(console, line))
-    _record(study, found, weights)
+    study, found = equalise(study, lambda line: say(console, line))
+    write_record(study, found)
     return study, [(number, *run) for number, run in enumerate(runs(study), 1)]
 
 
@@ -113,7 +144,7 @@ def _open_shape(config: RunConfig) -> Any:
     return None if begun else shape_of(config)
 
 
-def run_group(study: Study, group: Sequence[Numbered]) -> int:
+def run_group(group: Sequence[Numbered], session: Session) -> int:
     """Trains what is left of the group. Returns 0, or the exit code of a signal; a run that diverges is marked.
 
     Raises: UserError, which says whose.
@@ -123,9 +154,9 @@ def run_group(study: Study, group: Sequence[Numbered]) -> int:
         return 0
     try:
         if len(left) == 1:
-            codes = [train(left[0][3], before=study.folder / "before")]
+            codes = [train(left[0][3], session=session)]
         else:
-            codes = train_together([run[3] for run in left], before=study.folder / "before")
+            codes = train_together([run[3] for run in left], session=session)
     except UserError as error:
         who = "; ".join(f"arm {arm.name!r}, seed {seed}" for _, arm, seed, _ in left)
         raise UserError(f"{who}: {error}") from None
@@ -147,54 +178,15 @@ def finish(study: Study, console: Console) -> int:
     for line in lines:
         say(console, line)
     say(console, f"Report: {report}")
-    diverged = [f"{name}, seed {s}" for name, o in found.items() for s, state in o.state.items() if state == DIVERGED]
-    if diverged:
-        say(console, f"diverged: {'; '.join(diverged)}", "red")
+    diverged = any(state == DIVERGED for outcome in found.values() for state in outcome.state.values())
+    for name, outcome in found.items():
+        if why := undone(outcome):
+            say(console, f"study: {name}: {'; '.join(why)}", "red")
     return EXIT_DIVERGED if diverged else 0
-
-
-def _record(study: Study, found: Mapping[str, Amounts], weights: str) -> None:
-    """study.json: the arms and what they differ in.
-
-    Raises: UserError where other code, or other weights, made the runs that are there.
-    """
-    path = study.folder / "study.json"
-    record = {
-        "code": code_digest(),
-        "base_weights": weights,
-        "study": dataclasses.asdict(study.config),
-        "arms": {
-            arm.name: {
-                "bindings": list(arm.difference),
-                "digest": arm.digest,
-                "amounts": dict(found[arm.name]),
-                "differs": {k: [repr(a), repr(b)] for k, (a, b) in difference(study.base.config, arm.config).items()},
-            }
-            for arm in study.arms
-        },
-    }
-    if path.is_file() and any(study.folder.glob(f"runs/*/*/{LOSSES}")):
-        before = json.loads(path.read_text("utf-8"))
-        for key, what in (("code", "code of itune's"), ("base_weights", "weights")):
-            if before.get(key) != record[key]:
-                raise UserError(
-                    f"{path}: its runs were made with other {what} ({str(before.get(key))[:12]}, now "
-                    f"{str(record[key])[:12]}), and arms of both are no comparison. Give another --workdir"
-                )
-    write_text(path, json.dumps(record, indent=1) + "\n")
-
-
-def code_digest() -> str:
-    """Of itune's own sources, those that read results aside: an arm that other code trained is another arm."""
-    package = Path(itune.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] != "studies":
-            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def say_proposal(study: Study) -> None:
     """Prints what `itune.studies.propose` makes of the runs that are done."""
+    study = dataclasses.replace(study, config=dataclasses.replace(study.config, measure="loss"))
     for line in write_proposal(study, outcomes(study)):
         print(line)

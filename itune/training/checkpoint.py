@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
 
 from itune.errors import UserError
+from itune.parallel.peers import ALONE, Peers
 from itune.storage.copy import fetch_step
 from itune.storage.names import DIGESTS
 from itune.training.config import CheckpointConfig
@@ -40,7 +42,7 @@ class Checkpoints:
     A checkpoint holds {"state": TrainState as nested dicts, "meta": JSON}. Never the frozen base: an adapter's
     checkpoint is a few MB.
 
-    on_saved: told a step once its checkpoint is whole on disk, its digests written.
+    on_saved: process 0 calls it with a step once that checkpoint is whole on disk, its digests written.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Checkpoints:
         config: CheckpointConfig,
         *,
         read_only: bool = False,
-        on_saved: Callable[[int], None] | None = None,
+        peers: Peers = ALONE,
+        on_saved: Callable[[int], None] = lambda step: None,
     ):
         self.folder = model_dir / "checkpoints"
         policies: list[Any] = [keep_policy.LatestN(config.keep)]
@@ -68,23 +71,30 @@ class Checkpoints:
             best_mode="min",
         )
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
-        self._on_saved = on_saved
         # A trainer that was killed right after a save had not digested it.
-        self._unverified = set() if read_only else {s for s in self.steps() if not self._record(s).is_file()}
-
-    def steps(self) -> list[int]:
-        return sorted(self._manager.all_steps())
+        self._unverified = (
+            set() if read_only else {s for s in self._manager.all_steps() if not self._record(s).is_file()}
+        )
+        self._peers, self._on_saved = peers, on_saved
 
     def _record(self, step: int) -> Path:
         return self.folder / DIGESTS / f"{step}.json"
 
+    def steps(self) -> list[int]:
+        return self._peers.on_main(lambda: sorted(self._manager.all_steps()))
+
     def best(self) -> int | None:
-        """The step with the lowest held-in loss of those that were saved with one; None if there is none."""
+        """The step with the lowest dev loss of those that were saved with one; None if there is none."""
         return self._manager.best_step()
 
     def save(self, state: TrainState, meta: dict, *, loss: float | None = None) -> None:
-        """Starts an asynchronous save of `state` at its own step; `loss` (held-in) ranks it among the best."""
+        """Starts an asynchronous save of `state` at its own step; `loss` (of dev tasks) ranks it among the best.
+
+        A step that was saved before is saved anew: then without a loss.
+        """
         step = int(state.step)
+        if step in self._manager.all_steps():
+            self._manager.delete(step)  # killed in between, the run makes its last steps again
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(serialization.to_state_dict(_as_dict(state))), meta=ocp.args.JsonSave(meta)
         )
@@ -95,14 +105,19 @@ class Checkpoints:
         """Raises what a background save failed with (a full disk shows nowhere else); digests the finished saves."""
         self._manager.check_for_errors()
         if self._unverified and not self._manager.is_saving_in_progress():
-            whole = sorted(self._unverified & set(self._manager.all_steps()))
-            for step in whole:
-                write_digests(self.folder, step)
+            if self._peers.main:  # it commits a checkpoint once all processes have written theirs
+                self._digest()
             self._unverified.clear()
-            prune_digests(self.folder, self.steps())
-            if whole and self._on_saved is not None:
-                self._on_saved(whole[-1])
-            shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+
+    def _digest(self) -> None:
+        steps = sorted(self._manager.all_steps())
+        whole = sorted(self._unverified & set(steps))
+        for step in whole:
+            write_digests(self.folder, step)
+        prune_digests(self.folder, steps)
+        if whole:
+            self._on_saved(whole[-1])
+        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def finish(self) -> None:
         """Waits until every save is on disk."""
@@ -110,16 +125,16 @@ class Checkpoints:
         self.poll()
 
     def close(self) -> None:
-        self._manager.close()
+        """Of several processes one that fails, and closes on its way out, must not wait here for the others."""
+        if self._peers.count == 1 or sys.exc_info()[0] is None:
+            self._manager.close()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
         """(state with the shardings of `like`, meta).
 
         Raises: UserError if a file's digest differs, or if the checkpoint holds other parameters than this run trains.
         """
-        fetch_step(self.folder.parent, step)
-        verify(self.folder, step)
-        self._check_params(step, like)
+        self._peers.on_main(lambda: self._check(step, like))
         target = serialization.to_state_dict(_as_dict(like))
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), target)
         try:
@@ -132,6 +147,11 @@ class Checkpoints:
             ) from None
         restored = serialization.from_state_dict(_as_dict(like), items["state"])
         return TrainState(restored["params"], restored["opt_state"], jnp.asarray(restored["step"])), items["meta"]
+
+    def _check(self, step: int, like: TrainState) -> None:
+        fetch_step(self.folder.parent, step)
+        verify(self.folder, step)
+        self._check_params(step, like)
 
     def _check_params(self, step: int, like: TrainState) -> None:
         """Before Orbax reads anything: where one of its reads fails, it abandons the others in mid-air."""
@@ -148,13 +168,16 @@ class Checkpoints:
 
     def forget(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way, beside the others, so that the step can be saved again."""
+        self._peers.on_main(lambda: self._set_aside(step))
+        self._manager.reload()
+
+    def _set_aside(self, step: int) -> None:
         damaged = self.folder.parent / "damaged" / str(step)
         damaged.parent.mkdir(exist_ok=True)
         shutil.rmtree(damaged, ignore_errors=True)
         (self.folder / str(step)).rename(damaged)
         self._record(step).unlink(missing_ok=True)
         self._unverified.discard(step)
-        self._manager.reload()
 
     def meta(self, step: int) -> dict:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]

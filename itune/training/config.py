@@ -67,7 +67,8 @@ class TrainConfig:
       neftune_alpha: noise on the embeddings (Jain et al. 2023: 5 to 15), keyed as dropout is; 0 is off.
       on_nonfinite: "stop" ends the run with the step's example ids; "skip" logs them and goes on. The update is a
         no-op either way.
-      log_every: steps between lines of metrics.jsonl; a line sums the steps since the last one.
+      log_every: steps between lines of metrics.jsonl; a line sums the steps since the last one. Devices hand their
+        sums over once a line; of slow steps once a second, so that they show as they come.
     """
 
     steps: int
@@ -105,7 +106,7 @@ class CheckpointConfig:
     """Which checkpoints are written, and which stay.
 
     every: steps between checkpoints (0: only the last).  keep: how many of the newest stay.
-    keep_best: also keep the one with the lowest held-in evaluation loss.
+    keep_best: also keep the one with the lowest evaluation loss of `EvalConfig.choose_by`.
     """
 
     every: int = 50
@@ -123,7 +124,15 @@ class LoggingConfig:
 
     tensorboard: write event files.
     wandb_project: log to Weights & Biases under this project (extra `wandb`); "" is off.
+    profile_steps: so many steps are traced by JAX's profiler into MODEL_DIR/profile; 0 is none.
+    profile_start: the first of them, counted from 1; later than the first step leaves its compilation out.
     """
 
     tensorboard: bool = True
     wandb_project: str = ""
+    profile_start: int = 3
+    profile_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.profile_start < 1 or self.profile_steps < 0:
+            raise ValueError("LoggingConfig needs profile_start >= 1 and profile_steps >= 0")

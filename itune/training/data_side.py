@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from itune.cache import cache_dir
 from itune.config.run import RunConfig
@@ -39,12 +40,16 @@ class DataSide:
         return [task.name for task in self.manifest.train]
 
 
-def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
+def data_side(
+    config: RunConfig, echo: Callable[[str], None], first: Callable[[Callable[[], Any]], Any] = lambda call: call()
+) -> DataSide:
     """Fetches weights if they aren't cached, prepares tasks if their shards aren't, and plans the run.
+
+    first: calls what fills the cache, in one process of several before the others.
 
     Raises: UserError for anything a user can mend.
     """
-    folder = resolve(config.weights.source)
+    folder = first(lambda: resolve(config.weights.source))
     model = read_config(folder)
     _check_kind(config, model)
     tokenizer = Tokenizer.from_folder(folder)
@@ -53,10 +58,11 @@ def data_side(config: RunConfig, echo: Callable[[str], None]) -> DataSide:
         raise UserError(
             f"DataConfig.row_length={config.data.row_length} exceeds the model's {model.max_positions} positions"
         )
-    manifest = ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), echo=echo)
+    prepare = lambda: ensure_prepared(config.data, config.evaluation, folder, cache=cache_dir(), echo=echo)  # noqa: E731
+    manifest = first(prepare)
     report, policy = None, config.data.contamination
     if policy != "off":
-        report = decontaminate.find(manifest, cache_dir())
+        report = first(lambda: decontaminate.find(manifest, cache_dir()))
         if policy == "stop":
             decontaminate.stop(report)
     excluded = decontaminate.excluded(report, manifest) if report is not None and policy == "drop" else None
@@ -80,7 +86,7 @@ def _check_kind(config: RunConfig, model: AnyModelConfig) -> None:
                 f"{source} is an encoder-decoder ({family}): it needs DataConfig.converter='encoder_decoder' and "
                 f"prompt_format='seq2seq', not {given[0]!r} and {given[1]!r}"
             )
-        if config.weights.attention in ("blockwise", "splash"):
+        if config.weights.attention in ("blockwise", "splash", "triton"):
             raise UserError(
                 f"WeightsConfig.attention={config.weights.attention!r} can't add T5's relative positions; 'auto' can"
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +22,18 @@ from itune.data.feed import feed
 from itune.data.proportions_text import print_proportions
 from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.finish import finish_run
+from itune.parallel.peers import Peers
 from itune.storage.workdir import Workdir, open_workdir
 from itune.terminal import say
+from itune.training.agreement import agree_on_data, agree_on_run, share
 from itune.training.checkpoint import Checkpoints
+from itune.training.clock import RunClock
 from itune.training.data_side import DataSide, data_side, look_over
+from itune.training.early import DevLosses
 from itune.training.lock import lock
-from itune.training.metrics import MetricsWriter, cut_back, progress_bar
+from itune.training.metrics import MetricsWriter, NoMetrics, cut_back, progress_bar
 from itune.training.optim import learning_rate
+from itune.training.profile import StepProfiler
 from itune.training.reading import MetricsReader
 from itune.training.resume import (
     check_same_run,
@@ -36,7 +43,8 @@ from itune.training.resume import (
     restore_newest,
     set_aside,
 )
-from itune.training.setup import ModelSide, model_side, plan_record
+from itune.training.session import Session
+from itune.training.setup import ModelSide, plan_record
 from itune.training.signals import EXIT_REFUSED, Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
 
@@ -50,31 +58,43 @@ def train(
     resume: bool = True,
     show_text: bool = False,
     allow_remote_tracker: bool = False,
-    before: Path | None = None,
+    session: Session | None = None,
 ) -> int:
     """Runs `config` to its end, or on from its newest checkpoint; returns the exit code.
 
-    before: a folder in which runs that start from the same model and evaluate alike share the evaluation before step 1.
+    session: what the runs of this process share, if there are others.
 
     0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient; 74 done,
     but its bucket could not be reached at the end.
     Raises: UserError for what a user can mend.
     """
-    console = Console(stderr=True)
-    model_dir, echo = config.folder, lambda line: say(console, line)
-    with (
-        lock(model_dir),
-        open_workdir(config.model_dir, resume=resume, echo=echo) as workdir,
-        stop_on_signals() as stop,
-    ):
-        workdir.when_lost(stop.give_up)
+    session = session or Session()
+    agree_on_run(session.peers, config, resume=resume)
+    with _workdir(config, session, resume) as workdir, stop_on_signals(session.peers.watch) as stop:
+        workdir.when_lost(lambda: stop.ask(EXIT_REFUSED))
         try:
-            code = _run(config, model_dir, resume, show_text, allow_remote_tracker, before, console, stop, workdir)
+            code = _run(config, config.folder, resume, show_text, allow_remote_tracker, session, stop, workdir)
         except Stopped as stopped:
             code = stopped.exit_code
             if code != EXIT_REFUSED:
-                say(console, "Stopped. The same command goes on from the newest checkpoint.")
-        return workdir.finish(code)
+                say(session.console, "Stopped. The same command goes on from the newest checkpoint.")
+        return session.peers.on_main(lambda: workdir.finish(code))
+
+
+@contextlib.contextmanager
+def _workdir(config: RunConfig, session: Session, resume: bool) -> Iterator[Workdir]:
+    """The run's folder, locked; of one in a bucket, its copy and its lease. All of it is process 0's."""
+    opened = [Workdir()]
+
+    @contextlib.contextmanager
+    def main() -> Iterator[None]:
+        echo = lambda line: say(session.console, line)  # noqa: E731
+        with lock(config.folder), open_workdir(config.model_dir, resume=resume, echo=echo) as workdir:
+            opened.append(workdir)
+            yield
+
+    with session.peers.main_within(main()):
+        yield opened[-1]
 
 
 def _run(
@@ -83,14 +103,13 @@ def _run(
     resume: bool,
     show_text: bool,
     allow_remote_tracker: bool,
-    shared: Path | None,
-    console: Console,
+    session: Session,
     stop: StopRequest,
     workdir: Workdir,
 ) -> int:
     if not resume:
-        set_aside(model_dir, console)
-    run = start_run(config, shared, console, stop, workdir, allow_remote_tracker=allow_remote_tracker)
+        session.peers.on_main(lambda: set_aside(model_dir, session.console))
+    run = start_run(config, session, stop, workdir, allow_remote_tracker=allow_remote_tracker)
     try:
         batches = run.batches(int(run.state.step))
         state, code = timed(run.timings, "training", lambda: run.steps.run(run.state, batches, run.interval))
@@ -103,7 +122,7 @@ def _run(
 class Started:
     """A run that is ready for its first step, or for the one that it stopped before.
 
-    interval: of the restored checkpoint.  timings: {part of the run: seconds}.
+    interval, dev: of the restored checkpoint.  timings: {part of the run: seconds}.
     """
 
     config: RunConfig
@@ -111,61 +130,71 @@ class Started:
     model: ModelSide
     evaluator: Evaluator
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | NoMetrics
     console: Console
     stop: StopRequest
+    peers: Peers
     before: Snapshot
     state: TrainState
     interval: dict | None
+    dev: DevLosses
     timings: dict[str, float]
+    clock: RunClock
 
     @property
     def steps(self) -> TrainingSteps:
         parts = (self.config, self.data, self.model, self.evaluator, self.checkpoints, self.writer)
-        return TrainingSteps(*parts, self.console, self.stop)
+        return TrainingSteps(*parts, self.console, self.stop, self.dev, self.clock)
 
     def batches(self, step: int) -> Iterator[Batch]:
         """From that of `step` on."""
-        size, norm = self.config.train.batch_size, self.config.train.loss_norm
-        return feed(self.data.plan, self.data.reader, batch_size=size, start_row=step * size, loss_norm=norm)
+        size, norm, start = (
+            self.config.train.batch_size,
+            self.config.train.loss_norm,
+            step * self.config.train.batch_size,
+        )
+        which: dict[str, Any] = {"batch_size": size, "start_row": start, "pick": self.model.rows}
+        batches = feed(self.data.plan, self.data.reader, loss_norm=norm, **which)
+        return self.peers.marked(batches, "reads its rows")
 
 
 def start_run(
-    config: RunConfig,
-    shared: Path | None,
-    console: Console,
-    stop: StopRequest,
-    workdir: Workdir,
-    *,
-    allow_remote_tracker: bool = False,
-    model_of: Callable[[RunConfig, DataSide], ModelSide] = model_side,
+    config: RunConfig, session: Session, stop: StopRequest, workdir: Workdir, *, allow_remote_tracker: bool = False
 ) -> Started:
-    """Everything before the first step, the evaluation included. shared: `train`'s `before`."""
-    start, model_dir = time.perf_counter(), config.folder
-    check_same_run(config, model_dir)
-    data = data_side(config, lambda line: say(console, line))
-    look_over(config, data, lambda line: say(console, line, "yellow"))
+    """Everything before the first step, the evaluation included."""
+    start, model_dir, console, peers = time.perf_counter(), config.folder, session.console, session.peers
+    peers.on_main(lambda: check_same_run(config, model_dir))
+    clock = RunClock(model_dir, writes=peers.main)
+    data = data_side(config, lambda line: say(console, line), peers.main_first)
+    peers.on_main(lambda: look_over(config, data, lambda line: say(console, line, "yellow")))
+    agree_on_data(peers, data)
     stop.check()
-    record_run(config, model_dir, data, console)
+    peers.on_main(lambda: record_run(config, model_dir, data, console))
+    share(peers, model_dir)
     timings = {"weights and data": time.perf_counter() - start}
 
-    model = model_of(config, data)
-    evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
-    checkpoints = Checkpoints(model_dir, config.checkpoint, on_saved=workdir.saved)
+    model = session.model_side(config, data)
+    evaluator = session.evaluator(config, data, model)
+    checkpoints = Checkpoints(model_dir, config.checkpoint, peers=peers, on_saved=workdir.saved)
     state = model.initial_state(config.seed)
-    restored = restore_newest(checkpoints, state, data, console)
+    restored = restore_newest(checkpoints, state, data, console, peers)
     meta: dict = {}
     if restored is not None:
         state, meta = restored
-    cut_back(model_dir / "metrics.jsonl", int(state.step) if restored is not None else -1)
-    writer = MetricsWriter(
-        model_dir,
-        config.logging,
-        sensitive=data.manifest.sensitive,
-        allow_remote=allow_remote_tracker,
-        run_config=dataclasses.asdict(config),
-    )
-    evaluate_before = lambda: _before(evaluator, model, state, model_dir, shared, console, stop, writer)  # noqa: E731
+    lines = peers.on_main(lambda: cut_back(model_dir / "metrics.jsonl", int(state.step) if meta else -1))
+    clock.keep(lines, meta.get("interval"))
+    writer: MetricsWriter | NoMetrics = NoMetrics()
+    if peers.main:
+        writer = MetricsWriter(
+            model_dir,
+            config.logging,
+            sensitive=data.manifest.sensitive,
+            allow_remote=allow_remote_tracker,
+            run_config=dataclasses.asdict(config),
+        )
+    evaluate_before = lambda: _before(evaluator, model, state, model_dir, session, stop, writer)  # noqa: E731
+    with clock.part("evaluation"):
+        before = timed(timings, "evaluation before", evaluate_before)
     return Started(
         config=config,
         data=data,
@@ -175,84 +204,112 @@ def start_run(
         writer=writer,
         console=console,
         stop=stop,
-        before=timed(timings, "evaluation before", evaluate_before),
+        peers=peers,
+        before=before,
         state=state,
         interval=meta.get("interval"),
+        dev=DevLosses(config.evaluation, meta.get("dev_losses")),
         timings=timings,
+        clock=clock,
     )
 
 
 def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = False) -> int:
     """Everything after the last step that was made; returns the exit code. code: why there is no more to do, or 0."""
     config, data, console, model_dir = run.config, run.data, run.console, run.config.folder
-    proportions = record_proportions(config, model_dir, data, int(state.step))
+    proportions = run.peers.on_main(lambda: record_proportions(config, model_dir, data, int(state.step)))
+    run.clock.save()
     if code:
         run.writer.close()
         return code
 
-    print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
+    if run.peers.main:
+        print_proportions(proportions, console, rest=f"in {model_dir / 'proportions.json'}")
+    say(console, run.clock.sentence())
+    told = run.dev.told(int(state.step), config.train.steps)
+    for what, why in told.items():
+        say(console, f"{what.capitalize()} {why}")
     say(console, "Evaluating after training ...")
     measure = lambda: run.evaluator.snapshot(run.model.all_params(state), run.stop.check)  # noqa: E731
     after = timed(run.timings, "evaluation after", measure)
     run.writer.write({"step": int(state.step), "eval": after.loss_lines()})
     run.writer.close()
-    report = finish_run(
-        config,
-        data.manifest,
-        data.folder,
-        run.before,
-        after,
-        run.evaluator.worst(after, run.before),
-        run.timings,
-        model_dir,
-        show_text=show_text,
-        console=console,
-    )
-    say(console, f"Report: {report}")
+    parts = (config, data.manifest, data.folder, run.before, after)
+    how: dict[str, Any] = {"told": told, "show_text": show_text, "console": console}
+    worst = lambda: run.evaluator.worst(after, run.before)  # noqa: E731
+    report = lambda: finish_run(*parts, worst(), run.timings, model_dir, **how)  # noqa: E731
+    say(console, f"Report: {run.peers.on_main(lambda: str(report()))}")
     return 0
 
 
 @dataclasses.dataclass
 class TrainingSteps:
-    """The loop proper. It dispatches step n before it reads step n - 1's metrics: devices never wait for the host."""
+    """The loop proper. It dispatches step n before it reads those before it: devices never wait for the host."""
 
     config: RunConfig
     data: DataSide
     model: ModelSide
     evaluator: Evaluator
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | NoMetrics
     console: Console
     stop: StopRequest
+    dev: DevLosses
+    clock: RunClock
     _saved: int = -1
 
     def run(self, state: TrainState, batches: Iterator[Batch], interval: dict | None = None) -> tuple[TrainState, int]:
         """(the last state, an exit code: 0 when every step was made). interval: the restored checkpoint's."""
-        total, key = self.config.train.steps, jax.random.key(self.config.seed)
-        reader = MetricsReader(self.config, self.data, self.writer, first_step=int(state.step), interval=interval)
-        with progress_bar(self.console) as bar:
-            line = bar.add_task("training", total=total, completed=int(state.step), status="compiling ...")
-            for step in range(int(state.step), total):
+        total, start, key = self.config.train.steps, int(state.step), jax.random.key(self.config.seed)
+        reader = self.reader(start, interval)
+        on_devices = ahead(batches, self.model.put_own)
+        traces = StepProfiler(self.config.logging, self.config.folder, on=isinstance(self.writer, MetricsWriter))
+        with progress_bar(self.console) as bar, traces as profiler:
+            line = bar.add_task("training", total=total, completed=start, status="compiling ...")
+            self.catch_up(state, reader)
+            for step in range(start, start if self.dev.over else total):
                 rate = learning_rate(self.config.learning_rate, step, total)
-                batch = next(batches)
-                hparams = {"learning_rate": jnp.float32(rate)}
-                state, metrics = self.model.train_step(state, self.model.frozen, self.model.put(batch), hparams, key)
+                with self.clock.part("input"):
+                    batch, placed = next(on_devices)
+                with self.compiling(reader, first=step == start), profiler.step(step):
+                    hparams = {"learning_rate": jnp.float32(rate)}
+                    state, metrics = self.model.train_step(state, self.model.frozen, placed, hparams, key)
                 problem = reader.push(step, batch, metrics, rate)
+                self.tell(profiler.after(step, metrics.finite))
                 bar.update(line, completed=step, status=reader.status)
                 if not self.console.is_terminal and step and step % max(1, total // 20) == 0:
                     say(self.console, f"step {step}/{total}  {reader.status}")  # a log shows no bar
                 self.checkpoints.poll()
+                self.stop.look()
                 problem = problem or (self.between(state, reader) if self.due(reader.newest) else None)
                 if problem and self.config.train.on_nonfinite == "stop":
                     say(self.console, f"itune: error: {problem}", "red")
                     return state, EXIT_NONFINITE
                 if problem:
                     say(self.console, f"itune: warning: {problem}", "yellow")
-                if self.stop.exit_code is not None:
+                if self.stop.exit_code is not None or self.dev.over:
                     break
             bar.update(line, completed=int(state.step), status=reader.status)
         self.finish(state, reader)
         return state, (self.stop.exit_code or 0) if int(state.step) < total else 0
+
+    def reader(self, first_step: int, interval: dict | None = None) -> MetricsReader:
+        parts = (self.config, self.data, self.writer)
+        return MetricsReader(*parts, first_step=first_step, interval=interval, clock=self.clock)
+
+    @contextlib.contextmanager
+    def compiling(self, reader: MetricsReader, *, first: bool) -> Iterator[None]:
+        """Around a dispatch: the first waits until the step is compiled, which is none of the step's own time."""
+        if not first:
+            yield
+            return
+        with self.clock.part("compile"):
+            yield
+        reader.restart_clock()
+
+    def tell(self, line: str | None) -> None:
+        if line:
+            say(self.console, line)
 
     def finish(self, state: TrainState, reader: MetricsReader) -> None:
         """After the last step: a signal that came while it was being evaluated found nothing saved."""
@@ -279,21 +336,46 @@ class TrainingSteps:
         problem = reader.flush()
         if problem and c.train.on_nonfinite == "stop":
             return problem
-        loss = None
-        if evaluate:
-            snapshot = self.evaluator.snapshot(self.model.all_params(state), lambda: None, generate=False)
-            self.writer.write({"step": done, "eval": snapshot.loss_lines()})
-            loss = snapshot.pooled_loss("held_in")
-            reader.restart_clock()
-        if save:
+        loss = self.evaluate(state, done, reader) if evaluate else None
+        if save or (evaluate and self.dev.patience and (self.dev.best == done or self.dev.over)):
             self.save(state, reader, loss=loss)
         return problem
+
+    def evaluate(self, state: TrainState, done: int, reader: MetricsReader) -> float | None:
+        """The loss that the run is judged by, of the tasks that are not unseen."""
+        with self.clock.part("evaluation"):
+            snapshot = self.evaluator.snapshot(self.model.all_params(state), lambda: None, generate=False, unseen=False)
+        loss = snapshot.pooled_loss(self.config.evaluation.choose_by)
+        self.dev.add(done, loss)
+        self.writer.write({"step": done, "eval": snapshot.loss_lines(), **self.dev.line()})
+        reader.restart_clock()
+        return loss
+
+    def catch_up(self, state: TrainState, reader: MetricsReader) -> None:
+        """The evaluation that a run stopped by a signal went without, so that its dev losses are those of any other."""
+        done = int(state.step)
+        if done and self._evaluates(done) and done not in self.dev.losses:
+            self.save(state, reader, loss=self.evaluate(state, done, reader))
 
     def save(self, state: TrainState, reader: MetricsReader, *, loss: float | None = None) -> None:
         """`reader` has been flushed: its sums are those of the steps that `state` has made."""
         self._saved = int(state.step)
         meta = checkpoint_meta(self.config, self.data, self._saved, reader.interval())
-        self.checkpoints.save(state, meta, loss=loss)
+        meta["dev_losses"] = self.dev.stored()
+        with self.clock.part("checkpoint"):
+            self.checkpoints.save(state, meta, loss=loss)
+        reader.restart_clock()
+        self.clock.save()
+
+
+def ahead(batches: Iterator[Batch], put: Callable[[Batch], Batch], size: int = 2) -> Iterator[tuple[Batch, Batch]]:
+    """(batch on the host, on the devices), `size` of them under way: a step finds its batch there."""
+    waiting: collections.deque[tuple[Batch, Batch]] = collections.deque()
+    for batch in batches:
+        waiting.append((batch, put(batch)))
+        if len(waiting) > size:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _every(interval: int, step: int) -> bool:
@@ -318,27 +400,28 @@ def _before(
     model: ModelSide,
     state: TrainState,
     model_dir: Path,
-    shared: Path | None,
-    console: Console,
+    session: Session,
     stop: StopRequest,
-    writer: MetricsWriter,
+    writer: MetricsWriter | NoMetrics,
 ) -> Snapshot:
     """The evaluation before step 1: made once, kept beside the run, read back when it resumes."""
     path = model_dir / ".evaluation-before.json"
-    if int(state.step) > 0 and path.is_file():
+    peers = session.peers
+    if int(state.step) > 0 and peers.on_main(path.is_file):
         return Snapshot.load(path)
-    common = shared / f"{evaluator.before_digest()}.json" if shared is not None else None
-    if common is not None and int(state.step) == 0 and common.is_file():
+    common = session.before / f"{evaluator.before_digest()}.json" if session.before is not None else None
+    if common is not None and int(state.step) == 0 and peers.on_main(common.is_file):
         before = Snapshot.load(common)
         before.save(path)
         writer.write({"step": 0, "eval": before.loss_lines()})
         return before
-    say(console, "Evaluating before training ...")
+    say(session.console, "Evaluating before training ...")
     # A resumed run whose snapshot is gone: adapters are a pure function of the seed, so "before" can be made again.
     fresh = state if int(state.step) == 0 else model.initial_state(evaluator.config.seed)
     before = evaluator.snapshot(model.all_params(fresh), stop.check, chat=evaluator.config.evaluation.chat_baseline)
-    before.save(path)
-    if common is not None:
+    if peers.main:
+        before.save(path)
+    if common is not None and peers.main:
         common.parent.mkdir(parents=True, exist_ok=True)
         before.save(common)
     if int(state.step) == 0:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,20 @@ from itune.training.config import LoggingConfig
 ONLY_IN_FILE = ("task_tokens", "task_tokens_total")
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl past `step`, which a resumed run makes again. A torn last line goes too."""
+def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drops the lines of metrics.jsonl past `step`, which a resumed run makes again. A torn last line goes too.
+
+    Returns: the lines that stay.
+    """
     if not path.is_file():
-        return
-    kept = []
+        return []
+    kept, records = [], []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] <= step:
                 kept.append(line)
+                records.append(record)
         except (ValueError, KeyError):
             continue  # the process was killed while it wrote this line
     temporary = path.with_suffix(".tmp")
@@ -35,6 +42,7 @@ def cut_back(path: Path, step: int) -> None:
     shutil.copymode(path, temporary)
     temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(temporary, path)
+    return records
 
 
 class MetricsWriter:
@@ -80,6 +88,16 @@ class MetricsWriter:
             self._wandb.finish()
 
 
+class NoMetrics:
+    """Of a process that isn't the first."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _scalars(record: dict, prefix: str = ""):
     for key, value in record.items():
         if key in ONLY_IN_FILE:
@@ -111,8 +129,20 @@ def _start_wandb(config: LoggingConfig, model_dir: Path, sensitive: bool, allow_
     return wandb.init(project=config.wandb_project, dir=str(model_dir), config=run_config, resume="allow", **identity)
 
 
-def progress_bar(console: Console) -> Progress:
-    """step, loss, real and supervised tokens a second, time left."""
+class SharedConsole(Console):
+    """A console with one display for all bars on it: a terminal's last lines take no second one."""
+
+    progress: Progress | None = None
+
+
+def progress_bar(console: Console) -> contextlib.AbstractContextManager[Progress]:
+    """step, loss, real and supervised tokens a second, time left; on a console that shows bars already, among these."""
+    shown = console.progress if isinstance(console, SharedConsole) else None
+    return new_progress(console) if shown is None else _lines_of(shown)
+
+
+def new_progress(console: Console, *, memory: float = 30.0) -> Progress:
+    """memory: seconds of the past that the time left is estimated from."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -120,4 +150,15 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, console=console, transient=False)
+    return Progress(*columns, console=console, transient=False, speed_estimate_period=memory)
+
+
+@contextlib.contextmanager
+def _lines_of(progress: Progress) -> Iterator[Progress]:
+    """Takes away again what was added."""
+    before = set(progress.task_ids)
+    try:
+        yield progress
+    finally:
+        for task in set(progress.task_ids) - before:
+            progress.remove_task(task)

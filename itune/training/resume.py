@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from itune.config.save import config_digest, save_run
 from itune.data import decontaminate
 from itune.data.proportions import as_csv
 from itune.errors import UserError
+from itune.parallel.peers import ALONE, Peers, difference
 from itune.terminal import say
 from itune.training.checkpoint import Checkpoints
 from itune.training.data_side import DataSide
@@ -54,19 +56,11 @@ def check_same_run(config: RunConfig, model_dir: Path) -> None:
     old, new = json.loads(path.read_text()), json.loads(json.dumps(dataclasses.asdict(config)))
     for name in set(old) | set(new):
         if name not in free and old.get(name) != new.get(name):
-            field, a, b = _first_difference(name, old.get(name), new.get(name))
+            field, a, b = difference(name, old.get(name), new.get(name))
             raise UserError(
                 f"{model_dir}: holds a run with {field} = {a!r}, this one has {b!r}; "
                 "give another --workdir, or --no-resume to start over"
             )
-
-
-def _first_difference(name: str, old, new) -> tuple[str, object, object]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key):
-                return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
-    return name, old, new
 
 
 def set_aside(model_dir: Path, console: Console) -> None:
@@ -100,7 +94,7 @@ def checkpoint_meta(config: RunConfig, data: DataSide, step: int, interval: dict
 
 
 def restore_newest(
-    checkpoints: Checkpoints, state: TrainState, data: DataSide, console: Console
+    checkpoints: Checkpoints, state: TrainState, data: DataSide, console: Console, peers: Peers = ALONE
 ) -> tuple[TrainState, dict] | None:
     """(state, meta) of the newest checkpoint that is whole, or None.
 
@@ -117,17 +111,21 @@ def restore_newest(
             say(console, f"itune: warning: {error}", "yellow")
             checkpoints.forget(step)
             continue
-        if meta.get("base_weights", weights_digest(data.folder)) != weights_digest(data.folder):
-            raise UserError(
-                f"{checkpoints.folder}: was tuned from other weights than those now in {data.folder}; "
-                "bring those back, or give another --workdir, or --no-resume to start over"
-            )
-        if meta["plan"] != data.plan.digest:
-            raise UserError(
-                f"{checkpoints.folder}: made with other data (plan {meta['plan'][:12]}, now {data.plan.digest[:12]}): "
-                "a task, template, tokenizer or library has changed; "
-                "give another --workdir, or --no-resume to start over"
-            )
+        peers.on_main(functools.partial(_check_origin, checkpoints.folder, meta, data))
         say(console, f"Going on from step {step}")
         return restored, meta
     return None
+
+
+def _check_origin(folder: Path, meta: dict[str, Any], data: DataSide) -> None:
+    if meta.get("base_weights", weights_digest(data.folder)) != weights_digest(data.folder):
+        raise UserError(
+            f"{folder}: was tuned from other weights than those now in {data.folder}; "
+            "bring those back, or give another --workdir, or --no-resume to start over"
+        )
+    if meta["plan"] != data.plan.digest:
+        raise UserError(
+            f"{folder}: made with other data (plan {meta['plan'][:12]}, now {data.plan.digest[:12]}): "
+            "a task, template, tokenizer or library has changed; "
+            "give another --workdir, or --no-resume to start over"
+        )

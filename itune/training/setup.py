@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,12 +19,15 @@ from itune.models.compute import Compute
 from itune.models.config import AnyModelConfig, LoRAConfig
 from itune.models.head import Objective
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
+from itune.parallel.arrays import fetch, own_rows, put, put_rows, spans_processes
 from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding, replicated
 from itune.training.data_side import DataSide
 from itune.training.optim import Optimizer, make_optimizer
 from itune.training.step import StepSettings, TrainState, make_train_step
 from itune.weights.load import load_base
 from itune.weights.peft import read_adapter
+
+SLOTS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,7 @@ class ModelSide:
     base_train: Params
     start: Mapping[str, np.ndarray]
     train_step: Callable[..., Any]
+    batch_size: int
 
     def initial_state(self, seed: int) -> TrainState:
         """Fresh adapters (keyed by seed and path), those of WeightsConfig.adapter or the base's own parameters, and an
@@ -47,20 +52,29 @@ class ModelSide:
         for path in fresh:
             if path.endswith("/lora_m"):
                 fresh[path] = magnitudes(self.spec, path, self.frozen)
-        params = {p: self.place(p, np.asarray(a)) for p, a in fresh.items()}
+        params = {p: self.place(p, np.asarray(a)) for p, a in fetch(fresh).items()}
         # A copy: the step donates its state, and the base must outlive it.
         params |= {p: jnp.array(a, copy=True) for p, a in self.base_train.items()}
         params |= {p: self.place(p, a) for p, a in self.start.items()}
-        opt_state = jax.jit(self.optimizer.init)(params)
-        step = jax.device_put(jnp.zeros((), jnp.int32), replicated(self.mesh))
-        return TrainState(params, jax.device_put(opt_state, state_shardings(opt_state, self.spec, self.mesh)), step)
+        lie = state_shardings(jax.eval_shape(self.optimizer.init, params), self.spec, self.mesh)
+        opt_state = jax.jit(self.optimizer.init, out_shardings=lie)(params)
+        return TrainState(params, opt_state, put(np.zeros((), np.int32), replicated(self.mesh)))
 
     def place(self, path: str, array: np.ndarray) -> jax.Array:
-        return jax.device_put(array, param_sharding(self.mesh, self.spec.axes[path], array.shape))
+        return put(array, param_sharding(self.mesh, self.spec.axes[path], array.shape))
+
+    @functools.cached_property
+    def rows(self) -> list[int] | None:
+        """Which rows of a training batch this process reads; None for all."""
+        return own_rows(self.mesh, self.batch_size) if spans_processes(self.mesh) else None
 
     def put(self, batch):
         """A host batch on the mesh, rows over data x fsdp."""
-        return jax.device_put(batch, batch_sharding(self.mesh))
+        return jax.tree.map(lambda array: put(array, batch_sharding(self.mesh)), batch)
+
+    def put_own(self, batch):
+        """A training batch of `rows` on the mesh, beside the other processes' rows."""
+        return self.put(batch) if self.rows is None else put_rows(batch, self.mesh, self.rows, self.batch_size)
 
     def all_params(self, state: TrainState) -> Params:
         return {**self.frozen, **state.params}
@@ -90,7 +104,10 @@ class StepParts:
 
     def jitted(self) -> Any:
         """The step; its first argument's buffers are taken over."""
-        return jax.jit(make_train_step(self.spec, self.optimizer, self.settings), donate_argnums=0)
+        mesh, out = self.compute.mesh, None
+        if mesh is not None and spans_processes(mesh):
+            out = (None, replicated(mesh))  # every process reads all sums
+        return jax.jit(make_train_step(self.spec, self.optimizer, self.settings), donate_argnums=0, out_shardings=out)
 
 
 def step_parts(
@@ -112,8 +129,16 @@ def step_parts(
     return StepParts(model_spec(model, config.tuning, quantise=w.quantise), compute, optimizer, settings)
 
 
-def model_side(config: RunConfig, data: DataSide) -> ModelSide:
-    """Loads the weights onto the mesh and builds the jitted step (compiled at its first call)."""
+def slots(segments: int) -> int:
+    """Of a row's sums by example: in steps, so that mixtures whose rows hold other numbers share a compiled step."""
+    return -(-segments // SLOTS) * SLOTS
+
+
+def model_side(config: RunConfig, data: DataSide, load: Callable[..., Params] = load_base) -> ModelSide:
+    """Loads the weights onto the mesh and builds the jitted step (compiled at its first call).
+
+    load: `load_base`, or what knows the base already.
+    """
     try:
         mesh = make_mesh(config.mesh)
         check_shapes(
@@ -127,16 +152,17 @@ def model_side(config: RunConfig, data: DataSide) -> ModelSide:
             data.model,
             mesh if mesh.size > 1 else None,
             num_tasks=len(data.manifest.train),
-            num_segments=data.plan.S,
+            num_segments=slots(data.plan.S),
         )
     except ValueError as error:
         raise UserError(str(error)) from None
     spec, compute = parts.spec, parts.compute
     place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
     start = _start(config, spec)
-    base = load_base(data.folder, spec, place, frozen_dtype=compute.activations)
+    base = load(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)
-    return ModelSide(spec, mesh, compute, parts.optimizer, frozen, base_train, start, parts.jitted())
+    size = config.train.batch_size
+    return ModelSide(spec, mesh, compute, parts.optimizer, frozen, base_train, start, parts.jitted(), size)
 
 
 def _start(config: RunConfig, spec: ModelSpec) -> Mapping[str, np.ndarray]:

@@ -19,6 +19,7 @@ from itune.models.compute import Compute
 from itune.models.head import Objective, head_loss
 from itune.models.layers import NO_DROPOUT, Dropout
 from itune.models.spec import ModelSpec, Params
+from itune.models.split_head import is_split, split_head_loss
 from itune.parallel.mesh import BATCH_AXES
 from itune.training.losses import sums_by_example, sums_by_task
 from itune.training.optim import Optimizer, clip
@@ -105,6 +106,17 @@ def _head(hidden_BTD, head_VD, targets_BT, weights_BT, train_head: bool, compute
         return total[None], nll.reshape(shape)
 
     mesh = compute.mesh
+    if mesh is not None and is_split(mesh, head_VD.shape):
+        return split_head_loss(
+            hidden_BTD,
+            head_VD,
+            targets_BT,
+            weights_BT,
+            mesh=mesh,
+            dtype=compute.dtype,
+            train_head=train_head,
+            objective=objective,
+        )
     if mesh is not None and mesh.size > 1:
         # Each device takes its own rows through the head: sorting out the padding must not move rows between devices.
         rows = P(BATCH_AXES)

@@ -15,6 +15,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from itune.errors import UserError
 from itune.models.spec import ModelSpec, Params
+from itune.parallel.arrays import put
 from itune.weights.arrays import Index, make_array
 from itune.weights.names import COPIES, TABLES, UNREAD
 from itune.weights.quantised import load_quantised
@@ -61,7 +62,7 @@ def load_base(
             for name in names:
                 tensors.check(name, shape[1:] if stacked else shape, transposed)
             if path in instead:
-                params[path] = jax.device_put(instead[path].astype(dtype), place(path))
+                params[path] = put(instead[path].astype(dtype), place(path))
             else:
                 read = _reader(tensors, names, dtype, stacked=stacked, transposed=transposed)
                 params[path] = make_array(shape, place(path), read)

@@ -134,6 +134,16 @@ def test_compiled_for_tpus_that_are_not_here(model, capsys):
 
 
 @needs_libtpu
+def test_what_is_compiled_for_other_devices_is_not_kept(model, capsys, recwarn):
+    """JAX could not read it again: the second compile would warn."""
+    asked = config(mesh=MeshConfig(data=1, fsdp=-1))
+    for _ in range(2):
+        jax.clear_caches()
+        assert said(capsys, asked, model, ["v5e:2x2"])[0] == 0
+    assert not [w for w in recwarn if "compilation cache" in str(w.message)]
+
+
+@needs_libtpu
 def test_slices_lie_along_the_data_axis(model, capsys):
     asked = config(mesh=MeshConfig(data=2, fsdp=-1))
     (one,) = said(capsys, asked, model, ["v5e:2x2*2"])[1]["topologies"]

@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from itune.data.config import DataConfig
 from itune.data.plan_tasks import capped
-from itune.data.rates import lookup, nested, scaled
+from itune.data.rates import by_name, lookup, nested, scaled
 from itune.errors import UserError
 from tests.data.test_schedule import all_segments, make_index, make_plan, make_task, three_tasks
 
@@ -174,3 +175,19 @@ def test_fewer_tasks_and_clusters_are_subsets_of_more():
         nested(tasks, 21, 0)
     with pytest.raises(UserError, match="DataConfig.max_clusters=6: there are 5"):
         nested(tasks, 0, 6)
+
+
+def test_tasks_are_named_by_their_cluster_or_source_too():
+    known = [
+        SimpleNamespace(name="rte/zs", cluster="nli", identity="super_glue/rte"),
+        SimpleNamespace(name="cb/zs", cluster="nli", identity="cb"),
+        SimpleNamespace(name="sst2/zs", cluster="sentiment", identity="sst2"),
+    ]
+    said = {"cluster:nli": 2.0, "source:glue:rte": 3.0, "cb/zs": 5.0, "*": 7.0}
+    assert by_name(known, said, "") == {"rte/zs": 2.0, "cb/zs": 5.0, "sst2/zs": 7.0}, "a name first, then in order"
+    assert by_name(known, {"source:RTE": 0.0}, "") == {"rte/zs": 0.0}, "under any of its names"
+    assert by_name(known, {"x*": 1.0}, "") == {"x*": 1.0}, "patterns are `lookup`'s to judge"
+    with pytest.raises(
+        UserError, match="R: no task of the mixture is called 'cluster:nil'. Did you mean 'cluster:nli'"
+    ):
+        by_name(known, {"cluster:nil": 1.0}, "R")

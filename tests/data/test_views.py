@@ -87,3 +87,12 @@ def test_fewer_templates_need_every_example_in_all(monkeypatch):
         with_templates(task_in_templates(monkeypatch, variants=2), 1)
     with pytest.raises(ValueError, match="DataConfig.max_templates=-1 must not be negative"):
         DataConfig(mixture="m", max_templates=-1)
+
+
+def test_mixtures_and_tasks_are_joined_at_their_own_rates(registered):
+    from itune.data import registry
+
+    found = {info.name: rate for info, rate in registry.mixture_info("both+guess+copies")}
+    assert found == {"copy": 8.0, "guess": 2.0}
+    with pytest.raises(UserError, match="Did you mean 'copies'"):
+        registry.get("both+copeis")

@@ -55,7 +55,7 @@ def test_a_run_is_its_base_and_its_adapters(run, small_run):
 
 def test_the_step_picks_the_checkpoint(run):
     newest, first, best = (opening.read_checkpoint(run, step) for step in (None, "1", "best"))
-    assert (newest.step, first.step, best.step) == (2, 1, 1), "only step 1 was saved with a held-in loss"
+    assert (newest.step, first.step, best.step) == (2, 1, 1), "only step 1 was saved with a loss"
     assert any((newest.params[path] != first.params[path]).any() for path in newest.params)
     with pytest.raises(UserError, match=r"--step=3: .* has no checkpoint of that step; there are 1, 2"):
         opening.read_checkpoint(run, "3")
@@ -125,7 +125,7 @@ def test_the_best_checkpoint_survives_a_resume(tmp_path):
     save(tmp_path, w, {}, step5=3.0, step6=3.0)
     assert opening.read_checkpoint(tmp_path, "best").step == 2
     save(tmp_path / "none", w, {})
-    with pytest.raises(UserError, match="was saved with a held-in loss"):
+    with pytest.raises(UserError, match="was saved with a loss"):
         opening.read_checkpoint(tmp_path / "none", "best")
 
 

@@ -16,13 +16,14 @@ import pytest
 import yaml
 
 from itune.cli import EXIT_USER_ERROR
+from itune.parallel.watch import EXIT_PEER_LOST, EXIT_STUCK
 from itune.training.loop import EXIT_NONFINITE
 from itune.training.signals import EXIT_PREEMPTED
 from tests.launch.jobset import JOBSET
 from tests.world import ROOT, World
 
 GKE = ROOT / "launch" / "gke"
-FILES = ("study.yaml", "train.yaml")
+FILES = ("study.yaml", "train.yaml", "train_slices.yaml")
 STUDY = """
 include '{recipe}'
 TRAIN_STEPS = 2
@@ -88,15 +89,20 @@ def test_what_a_job_names_is_there(job: Job) -> None:
     resources = main["resources"]
     assert resources.get("limits", {}).get("google.com/tpu") == resources["requests"].get("google.com/tpu")
     topology = pod.get("nodeSelector", {}).get("cloud.google.com/gke-tpu-topology")
-    if topology:  # all chips of the slice in one pod: one host, one process
+    if topology:  # all chips of the slice: in one pod, or four in each of a pod a host
         wide, high = map(int, topology.split("x"))
-        assert resources["limits"]["google.com/tpu"] == wide * high <= 8
+        hosts = job["completions"] if wide * high > 8 else 1
+        assert resources["limits"]["google.com/tpu"] == wide * high / hosts <= 8
+        assert job["parallelism"] == job["completions"], "all at once, or none begins"
     gin_file = next(v["value"] for v in main["env"] if v["name"] == "GIN_FILE")
     assert (ROOT / gin_file).is_file()
 
 
 def test_each_exit_code_has_its_rule() -> None:
     train, prepare, parts = EVERY["train.yaml:train"], EVERY["study.yaml:prepare"], EVERY["study.yaml:parts"]
+    hosts = EVERY["train_slices.yaml:slice"]
+    assert action(hosts, EXIT_PREEMPTED) == action(hosts, EXIT_PEER_LOST) == "Ignore"
+    assert action(hosts, EXIT_STUCK) == "Count" and action(hosts, EXIT_USER_ERROR) == "FailJob"
     assert action(train, EXIT_PREEMPTED) == action(parts, EXIT_PREEMPTED) == "Ignore"
     assert action(train, EXIT_USER_ERROR) == action(prepare, EXIT_USER_ERROR) == "FailJob"
     assert action(train, EXIT_NONFINITE) == "FailJob"

@@ -116,7 +116,9 @@ def test_slurm_signals_the_step_in_time(file: str) -> None:
     text = (ROOT / "launch" / file).read_text("utf-8")
     asked = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE))
     assert re.fullmatch(r"TERM@\d+", asked["signal"]), "B: would have it signal the batch script alone"
-    assert {"requeue", "ntasks"} <= set(asked) and asked["open-mode"] == "append"
+    assert {"requeue", "ntasks" if file == "study.slurm" else "ntasks-per-node"} <= set(asked) and asked[
+        "open-mode"
+    ] == "append"
     directives, _, rest = text.partition("\nset -euo pipefail\n")
     assert "#SBATCH" in directives and "#SBATCH" not in rest, "sbatch reads none after the first command"
 
@@ -128,6 +130,7 @@ def test_an_array_begins_at_zero(slurm: Slurm) -> None:
     assert code != 0 and "sbatch --array=0-N" in said
 
 
-def test_a_run_takes_one_node(slurm: Slurm) -> None:
-    code, said = slurm.run("train.slurm", SLURM_JOB_NUM_NODES="2")
-    assert code == 2 and "--nodes=1" in said and slurm.read("said") is None
+@pytest.mark.parametrize(("per_node", "tasks"), [("", 2), ("1", 2), ("8", 16)])
+def test_a_run_takes_as_many_tasks_as_it_is_given(slurm: Slurm, per_node: str, tasks: int) -> None:
+    code, said = slurm.run("train.slurm", SLURM_JOB_NUM_NODES="2", SLURM_NTASKS_PER_NODE=per_node)
+    assert code == 0 and (slurm.read("step") or "").startswith(f"--ntasks={tasks} "), said

@@ -73,12 +73,20 @@ def test_a_request_is_queued_with_the_image_of_its_type(cloud: Cloud) -> None:
     assert "--runtime-version=mine" in cloud.called("gcloud")[0]
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"), [("v5litepod-16", "several hosts"), ("v4-32", "several hosts"), ("v6e", "like v6e-8")]
-)
-def test_a_type_of_several_hosts_is_refused(cloud: Cloud, kind: str, said: str) -> None:
-    done = cloud.run("create", TPU_TYPE=kind)
-    assert done.returncode == 2 and kind in done.stderr and said in done.stderr and not cloud.called("gcloud")
+def test_a_type_without_a_size_is_refused(cloud: Cloud) -> None:
+    done = cloud.run("create", TPU_TYPE="v6e")
+    assert done.returncode == 2 and "like v6e-8" in done.stderr and not cloud.called("gcloud")
+
+
+def test_all_hosts_of_a_slice_run_the_training_and_nothing_else(cloud: Cloud) -> None:
+    (cloud.home / "itune").mkdir()
+    assert cloud.run("run", "--gin_file=a.gin", TPU_TYPE="v6e-32").returncode == 0
+    assert "--worker=all" in cloud.called("gcloud")[0]
+    assert cloud.called("systemd-run")[0][-2:] == ["--gin_file=a.gin", "--coordinator=auto"]
+    assert cloud.run("run", "--gin_file=a.gin").returncode == 0
+    assert "--worker=all" not in cloud.called("gcloud")[0] and cloud.called("systemd-run")[0][-1] == "--gin_file=a.gin"
+    done = cloud.run("run", "ablate", "--gin_file=a.gin", TPU_TYPE="v6e-32")
+    assert done.returncode == 2 and "one process" in done.stderr and not cloud.called("gcloud")
 
 
 def test_status_of_the_request_and_of_the_run(cloud: Cloud) -> None:

@@ -8,6 +8,7 @@ import pytest
 from itune.models import attention
 from itune.models.attention import attend, choose_backend
 from itune.models.splash import splash_attention
+from itune.models.triton import WIDTHS, triton_attention
 
 B, L, H, G, K = 2, 512, 6, 2, 16
 
@@ -155,10 +156,55 @@ def test_the_kernel_for_tpus_equals_the_reference_in_value_and_gradient(layout, 
         np.testing.assert_allclose(got, want, atol=3e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("layout", ["many", "padding"])
+def test_the_kernel_for_gpus_equals_the_reference_in_value_and_gradient(layout):
+    """Its operations, interpreted: no GPU is needed, nor shown to be quick."""
+    seg = LAYOUTS[layout]
+    wide = [jnp.concatenate([x, jnp.cos(x)], axis=-1) for x in inputs()]
+    weight = jnp.cos(jnp.arange(B * L * H * 2 * K, dtype=jnp.float32)).reshape(B, L, H, 2 * K)
+    kernel = lambda q, k, v: triton_attention(q, k, v, seg, scale=0.2, interpret=True)  # noqa: E731
+    reference = lambda q, k, v: attend(q, k, v, seg, scale=0.2, backend="reference")  # noqa: E731
+
+    def run(function):
+        loss = lambda *qkv: (function(*qkv) * weight).sum()  # noqa: E731
+        return jax.jit(function)(*wide), *jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*wide)
+
+    for name, got, want in zip(("out", "dq", "dk", "dv"), run(kernel), run(reference), strict=True):
+        np.testing.assert_allclose(got, want, atol=5e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_kernel_for_gpus_lowers_for_cuda(width):
+    """As far as this goes without a GPU: to Triton's own program, forward and backward."""
+
+    def loss(q, k, v, seg):
+        return triton_attention(q, k, v, seg, scale=0.125).astype(jnp.float32).sum()
+
+    q, k = (jax.ShapeDtypeStruct((B, L, n, width), jnp.bfloat16) for n in (H, G))
+    arguments = (q, k, k, jax.ShapeDtypeStruct((B, L), jnp.int32))
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*arguments).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    assert 'name = "mha_forward"' in text and 'name = "mha_backward"' in text
+
+
 def test_each_platform_has_its_backend_and_no_request_is_dropped():
     assert choose_backend("auto", 512, "tpu") == "splash"
     assert choose_backend("auto", 512, "tpu", bidirectional=True) == "reference"
-    assert choose_backend("auto", 100, "tpu") == choose_backend("auto", 512, "gpu") == "reference"
+    assert choose_backend("auto", 100, "tpu") == choose_backend("auto", 100, "gpu") == "reference"
+    assert choose_backend("auto", 512, "gpu") == "triton"
+    for request, words in {
+        "window": "without windows",
+        "softcap": "without a soft-cap",
+        "bidirectional": "no later one",
+    }.items():
+        assert choose_backend("auto", 512, "gpu", **{request: True}) == "reference"
+        with pytest.raises(ValueError, match=f"'triton' needs .*{words}"):
+            choose_backend("triton", 512, "gpu", **{request: True})
+    assert choose_backend("auto", 512, "gpu", width=256) == "reference"
+    with pytest.raises(ValueError, match="'triton' needs heads 32 or 64 or 128 wide, not 80"):
+        choose_backend("triton", 512, "gpu", width=80)
+    with pytest.raises(ValueError, match="a GPU's kernel, and this runs on cpu"):
+        choose_backend("triton", 512, "cpu")
     assert choose_backend("auto", 512, "cpu") == "blockwise"
     with pytest.raises(ValueError, match="a TPU's kernel, and this runs on cpu"):
         choose_backend("splash", 512, "cpu")

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
+import jax
 import pytest
 
 from itune.config.run import RunConfig
 from itune.data.config import DataConfig
 from itune.models.config import EncoderDecoderConfig, FullConfig, LayerKind, LoRAConfig, ModelConfig
+from itune.parallel import gradients
 from itune.parallel.collectives import Collective, collectives
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import make_mesh
+from itune.parallel.topology import compile_for_topology, topology
 from itune.training.abstract import Shapes, abstract_step
 from itune.training.config import TrainConfig
 from itune.training.setup import step_parts
 from tests import tiny
 
+FETCHED = Path(__file__).parents[2] / ".libtpu" / "libtpu" / "libtpu.so"
 LAYERS, ROWS, LENGTH, VOCAB = 3, 8, 128, 640
+WIDE = 8192  # two tiles of a split head
 MODEL: ModelConfig = dataclasses.replace(
     tiny.CONFIG, vocab_size=VOCAB, width=64, head_dim=16, mlp_width=256, num_kv_heads=4, layers=(LayerKind(),) * LAYERS
+)
+T5 = EncoderDecoderConfig(
+    family="t5",
+    vocab_size=VOCAB,
+    width=64,
+    num_heads=4,
+    head_dim=16,
+    mlp_width=256,
+    encoder_layers=LAYERS,
+    decoder_layers=LAYERS,
+    norm_eps=1e-6,
+    tied_embeddings=True,
+    scaled_outputs=False,
+    activation="relu",
+    gated=False,
+    relative_buckets=8,
+    relative_max_distance=32,
 )
 PRESETS = {
     "dp": MeshConfig(data=8),
@@ -30,16 +54,37 @@ PRESETS = {
 }
 
 
-def sent(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0) -> tuple[list[Collective], int]:
-    """(collectives of a step, bytes of what it trains)."""
+def compiled(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0):
+    """(a step's program, its parts, its mesh)."""
     data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
     config = RunConfig(model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning)
-    mesh = make_mesh(mesh_config)
+    count = math.prod((mesh_config.data, mesh_config.fsdp, mesh_config.tensor))
+    mesh = make_mesh(mesh_config, jax.devices()[:count])
     shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=encoder_length)
     parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
-    text = parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text()
+    return parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text(), parts, mesh
+
+
+def sent(*asked, **more) -> tuple[list[Collective], int]:
+    """(collectives of a step, bytes of what it trains)."""
+    text, parts, mesh = compiled(*asked, **more)
     trained = sum(math.prod(parts.spec.shapes[path]) * 4 for path in parts.spec.trainable)
     return collectives(text, mesh), trained
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(data=1), PRESETS["fsdp x tensor"]], ids=["one device", "fsdp x tensor"])
+@pytest.mark.parametrize(("model", "encoder"), [(MODEL, 0), (T5, LENGTH)], ids=["decoder", "encoder-decoder"])
+def test_no_array_of_all_logits_is_made(mesh, model, encoder):
+    """Of a device's supervised positions by the vocabulary or its part of it, in whatever shape."""
+    model = dataclasses.replace(model, vocab_size=2 * WIDE)
+    text, _, _ = compiled(mesh, FullConfig(), model, encoder)
+    positions = ROWS * LENGTH // (mesh.data * mesh.fsdp)
+    words = model.vocab_size // mesh.tensor
+    shapes = {tuple(int(n) for n in found.split(",")) for found in re.findall(r"f32\[([\d,]+)\]", text)}
+    assert any(words in shape or words // 2 in shape for shape in shapes), "the head is in the program"
+    assert not [
+        shape for shape in shapes if shape[-1] in (words, model.vocab_size) and math.prod(shape) >= positions * words
+    ]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -68,6 +113,22 @@ def test_adapters_send_their_own_gradients_only():
     assert least <= total < 1.1 * least + 4096, (total, least)
 
 
+@pytest.mark.parametrize("preset", ["fsdp", "fsdp x tensor", "2-D"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "head"])
+def test_a_split_vocabulary_is_whole_nowhere(preset, tied):
+    """Neither the embedding and the head, nor their gradients, nor one tensor device's part of them at full width."""
+    model = dataclasses.replace(MODEL, tied_embeddings=tied)
+    found, _ = sent(PRESETS[preset], FullConfig(), model)
+    words = VOCAB // PRESETS[preset].tensor
+    for one in found:
+        for _, shape in one.shapes:
+            at_full_width = MODEL.width in shape and math.prod(shape) >= words * MODEL.width
+            assert not (at_full_width and one.kind != "all-gather"), f"a whole gradient: {one}"
+            # A tile of the head is gathered inside the loop over tiles; there is only one of this small vocabulary.
+            assert not (at_full_width and "shard_map" not in one.where), f"a whole table: {one}"
+            assert math.prod(shape) < VOCAB * MODEL.width or words == VOCAB, f"what tensor splits: {one}"
+
+
 def test_fsdp_gathers_each_layer_inside_its_loop():
     found, _ = sent(PRESETS["fsdp"], FullConfig())
     gathers = [one for one in found if one.kind == "all-gather"]
@@ -78,26 +139,40 @@ def test_fsdp_gathers_each_layer_inside_its_loop():
 @pytest.mark.parametrize("preset", ["fsdp", "2-D"])
 def test_an_encoder_decoders_rows_stay_where_they_are(preset):
     """Its gradients are summed, its weights gathered; no activation is, of which a layer has several."""
-    model = EncoderDecoderConfig(
-        family="t5",
-        vocab_size=VOCAB,
-        width=64,
-        num_heads=4,
-        head_dim=16,
-        mlp_width=256,
-        encoder_layers=LAYERS,
-        decoder_layers=LAYERS,
-        norm_eps=1e-6,
-        tied_embeddings=True,
-        scaled_outputs=False,
-        activation="relu",
-        gated=False,
-        relative_buckets=8,
-        relative_max_distance=32,
-    )
-    found, _ = sent(PRESETS[preset], FullConfig(), model, encoder_length=2 * LENGTH)
+    found, _ = sent(PRESETS[preset], FullConfig(), T5, encoder_length=2 * LENGTH)
     rows = {ROWS * LENGTH, 2 * ROWS * LENGTH}
     for one in found:
         if "/while/" in one.where:
             assert not [shape for _, shape in one.shapes if rows & set(shape)], one
             assert not [shape for _, shape in one.shapes if shape[0:1] == (ROWS,) and len(shape) == 3], one
+
+
+def whole_gradients(topology_name: str, mesh_config: MeshConfig) -> list[Collective]:
+    """All-reduces of a matrix's gradient, for TPUs that are not here.
+
+    libtpu gathers small weights by an all-reduce, too: those carry no operation's name.
+    """
+    mesh = make_mesh(mesh_config, topology(topology_name).devices)
+    model = dataclasses.replace(MODEL, width=256, head_dim=64, mlp_width=1024, tied_embeddings=False)
+    rows = math.prod((mesh.shape["data"], mesh.shape["fsdp"]))
+    data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
+    train = TrainConfig(steps=1, batch_size=rows)
+    config = RunConfig(model_dir="none", data=data, train=train, tuning=FullConfig())
+    parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
+    shapes = Shapes(rows=rows, row_length=LENGTH, supervised=LENGTH, segments=4)
+    program = compile_for_topology(parts.jitted().lower(*abstract_step(parts, shapes)))
+    found = collectives(program.as_text(), mesh)
+    sizes = {model.width * model.mlp_width, VOCAB * model.width}
+    summed = [one for one in found if one.kind == "all-reduce" and one.where]
+    return [one for one in summed if any(math.prod(shape) in sizes for _, shape in one.shapes)]
+
+
+@pytest.mark.skipif(not FETCHED.is_file(), reason="needs `make libtpu`")
+def test_on_a_tpus_torus_no_gradient_is_summed_to_every_chip(monkeypatch):
+    asked = ("v5e:4x4", MeshConfig(data=1, fsdp=16))
+    assert not whole_gradients(*asked)
+    monkeypatch.setattr(gradients, "LEAST_SPLIT", 10**6)
+    gradients.staged_mesh.cache_clear()
+    # Shows as well that the program has gradients to sum.
+    assert whole_gradients(*asked), "in one stage libtpu sums all to all: if no more, stages are needed no more"
+    gradients.staged_mesh.cache_clear()

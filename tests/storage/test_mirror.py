@@ -113,10 +113,8 @@ def test_killed_before_any_write_it_goes_on_from_a_whole_checkpoint(gcs: Emulato
         with run(url) as (here, workdir):
             for step in (2, 4):
                 save(here, step)
-                workdir._mirror._keep(step)  # type: ignore[attr-defined]
-                workdir._mirror.push(step)  # type: ignore[attr-defined]
+                workdir._mirror.push((step, None))  # type: ignore[attr-defined]
             save(here, 6)
-            workdir._mirror._keep(6)  # type: ignore[attr-defined]
             left, died = moment, False
 
             def fault(method: str, name: str) -> int | None:
@@ -128,7 +126,7 @@ def test_killed_before_any_write_it_goes_on_from_a_whole_checkpoint(gcs: Emulato
 
             gcs.fault = fault
             with contextlib.suppress(UserError):
-                workdir._mirror.push(6)  # type: ignore[attr-defined]
+                workdir._mirror.push((6, None))  # type: ignore[attr-defined]
             workdir._ended = True  # type: ignore[attr-defined]
             workdir._mirror.stop()  # type: ignore[attr-defined]
         gcs.fault = lambda method, name: None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.world import World
+from tests.world import TASKS, World, write_model
 
 QUICK = """
 include '{recipe}'
@@ -27,7 +27,16 @@ StudyConfig.leave_out = ('toy/echo',)
 """
 
 
+MORE_TASKS = """
+add_task("toy/more", templates=COUNT, cluster="more", identity="toy/more", **COMMON)
+"""
+
+
 class Studied(World):
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        (self.folder / "toy_tasks.py").write_text(TASKS + MORE_TASKS)
+
     def ablate(self, *words: str) -> subprocess.CompletedProcess[str]:
         workdir = [] if any(word.startswith("--workdir") for word in words) else ["--workdir=out"]
         command = [sys.executable, "-m", "itune.ablate", f"--gin_file={self.study}", *workdir, *words]
@@ -90,49 +99,96 @@ def test_what_is_done_is_kept_and_what_is_missing_runs_alone(studied: Studied) -
     assert [path for path in before if before[path] != after[path]] == [lost]
     assert len(after) == 4
     planned = studied.ablate("--dry_run")
-    assert "time: every run is done" in planned.stdout and "nats per token, by the runs done" in planned.stdout
+    assert "time: every run is done" in planned.stdout and "nats per target token, by the runs done" in planned.stdout
 
 
-@pytest.mark.parametrize(("key", "said"), [("code", "other code of itune's"), ("base_weights", "other weights")])
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("code", "its runs were made with other code of itune's"),
+        ("weights", "runs of the arm 'base' were made with other weights"),
+        ("data", "runs of the arm 'base' were made with other data"),
+    ],
+)
 def test_what_is_not_comparable_is_not_mixed(studied: Studied, key: str, said: str) -> None:
     path = studied.folder / "out" / "study.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {key: "0123"}))
-    done = studied.ablate()
-    assert done.returncode == 2 and f"its runs were made with {said} (0123, now " in done.stderr
+    text = path.read_text()
+    record = json.loads(text)
+    (record if key == "code" else record["made"][record["arms"]["base"]["digest"]])[key] = "0123"
     path.write_text(json.dumps(record))
+    done = studied.ablate()
+    assert done.returncode == 2 and f"{said} (0123, now " in done.stderr and done.stderr.count("itune: error") == 1
+    path.write_text(text)
 
 
-def test_an_arm_may_have_the_bases_tokens_in_other_steps(studied: Studied) -> None:
-    def planned(unit: str) -> dict[str, dict[str, int]]:
-        code = (
-            "import sys\nfrom itune.studies.arms import load_study\nfrom itune.studies.amounts import equalise\n"
-            f"said = ['TRAIN_STEPS=20', 'StudyConfig.held_equal={unit}']\n"
-            f"study = load_study([{str(studied.study)!r}], said, 'other')\n"
-            "arms, found = equalise(study, lambda line: None)[:2]\n"
-            "import json\nprint(json.dumps({name: dict(amount) for name, amount in found.items()}))"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=studied.folder, env=studied.environment(), capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
-        return found
+AMOUNTS = """
+import json, sys
+from itune.studies.arms import load_study
+from itune.studies.amounts import equalise
+found = {}
+for unit in ("steps", "tokens", "supervised_tokens", "shared_examples"):
+    study = load_study([sys.argv[1]], ["TRAIN_STEPS=20", f"StudyConfig.held_equal={unit}"], "other")
+    facts = equalise(study, lambda line: None)[1]
+    found[unit] = {name: dict(fact.amounts) for name, fact in facts.items()}
+print(json.dumps(found))
+"""
 
+
+def test_an_arm_may_have_the_bases_amounts_in_other_steps(studied: Studied) -> None:
+    command = [sys.executable, "-c", AMOUNTS, str(studied.study)]
+    done = subprocess.run(command, cwd=studied.folder, env=studied.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
     for unit in ("tokens", "supervised_tokens"):
-        found = planned(unit)
-        base, arm = found["base"], found["without toy/echo"]
+        base, arm = found[unit]["base"], found[unit]["without toy/echo"]
         step = arm[unit] / arm["steps"]
         assert arm["steps"] != 20 and abs(arm[unit] - base[unit]) <= step, (unit, found)
-    found = planned("steps")
-    assert found["without toy/echo"]["steps"] == 20
+    base, arm = found["steps"]["base"], found["steps"]["without toy/echo"]
+    assert arm["steps"] == 20
+    # toy/add is two thirds of the base, and all of the arm.
+    left = found["shared_examples"]["without toy/echo"]
+    assert left["examples"] == pytest.approx(base["examples"] * 2 / 3, rel=0.1) and left["steps"] < 20
 
 
-def test_arms_of_fewer_tasks_draw_from_fewer(studied: Studied) -> None:
-    one = ["--gin.StudyConfig.leave_out=()", "--gin.StudyConfig.axes={'DataConfig.max_tasks': ('1',)}"]
-    planned = studied.ablate("--dry_run", "--workdir=few", *one)
+def test_arms_of_many_kinds(studied: Studied) -> None:
+    """Each says what it does to the mixture, in names, patterns, clusters and sources."""
+    write_model(studied.folder / "other", seed=1)
+    given = [
+        "--gin.StudyConfig.leave_out=('cluster:echo',)",
+        """--gin.StudyConfig.arms={'more sums': ("DataConfig.rate_factors={'source:toy/sums': 3.0}",)}""",
+        "--gin.StudyConfig.add=('toy/more',)",
+        "--gin.StudyConfig.axes={'DataConfig.rate_cap': ('10',), 'WeightsConfig.source': ('other',)}",
+    ]
+    planned = studied.ablate("--dry_run", "--workdir=kinds", *given)
     assert planned.returncode == 0, planned.stderr[-2000:]
-    assert "max_tasks=1  (" in planned.stdout and "    max_tasks=1: examples " in planned.stdout
+    said = planned.stdout
+    for arm in ("without cluster:echo", "more sums", "with toy/more", "rate_cap=10", "source=other"):
+        assert re.search(
+            rf"^{re.escape(arm)}  \([0-9a-f]{{12}}\): [\d,]+ tokens a run, 0 of 2 runs done$", said, re.M
+        ), arm
+    assert "    DataConfig.mixture: 'toy' -> 'toy+toy/more'" in said
+    assert "    more sums: " in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "leave_out=('toy/ehco',)",
+            "arm 'without toy/ehco': DataConfig.rate_factors: no task of the mixture is called",
+        ),
+        ("leave_out=('cluster:ehco',)", "is called 'cluster:ehco'. Did you mean 'cluster:echo'?"),
+        ("add=('toy/mroe',)", "Did you mean 'toy/more'"),
+        ("axes={'DataConfig.max_tasks': ('2',)}", "arm 'max_tasks=2': trains on the same rows as the base"),
+        ("axes={'WeightsConfig.source': ('gone/model',)}", "arm 'source=gone/model': WeightsConfig.source"),
+    ],
+)
+def test_a_study_that_can_not_be_is_one_line(studied: Studied, given: str, said: str) -> None:
+    names = [f"--gin.StudyConfig.{given}"]
+    names += [] if "leave_out" in given else ["--gin.StudyConfig.leave_out=()"]
+    done = studied.ablate("--dry_run", "--workdir=bad", *names)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("itune: error")]
+    assert done.returncode == 2 and len(errors) == 1 and said in errors[0], done.stderr[-2000:]
 
 
 @pytest.mark.slow
@@ -157,27 +213,24 @@ def test_processes_share_a_study(studied: Studied) -> None:
 def losses(study: Path) -> dict[tuple[str, str, str], float]:
     with open(study / "results.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "run"]
-    return {(row["arm"], row["seed"], row["task"]): float(row["loss"]) for row in rows}
+    return {(row["arm"], row["seed"], row["task"]): float(row["value"]) for row in rows}
 
 
 def test_runs_of_one_shape_train_in_one_step(studied: Studied) -> None:
-    """As each trains alone; one that was lost runs alone, and what another shape has is apart."""
-    axes = "--gin.StudyConfig.axes={'LearningRateConfig.peak': ('1e-4',), 'LoRAConfig.rank': ('2',)}"
-    done = studied.ablate("--workdir=together", "--gin.StudyConfig.together=3", axes)
+    """As each trains alone; one that was lost runs alone."""
+    words = ["--gin.StudyConfig.together=3", "--gin.StudyConfig.seeds=(0,)"]
+    words.append("--gin.StudyConfig.axes={'LearningRateConfig.peak': ('1e-4',)}")
+    done = studied.ablate("--workdir=together", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     out = studied.folder / "together"
-    assert len(list(out.glob("runs/*/*/losses.jsonl"))) == 8 and "2 runs" in done.stderr
-    with open(out / "results.csv") as file:
-        mine = {(r["arm"], r["seed"], r["task"]): float(r["loss"]) for r in csv.DictReader(file) if r["kind"] == "run"}
-    with open(studied.folder / "out" / "results.csv") as file:
-        theirs = {
-            (r["arm"], r["seed"], r["task"]): float(r["loss"]) for r in csv.DictReader(file) if r["kind"] == "run"
-        }
-    assert {key: mine[key] for key in theirs} == {key: pytest.approx(value, abs=1e-4) for key, value in theirs.items()}
-    (lost, *_) = out.glob("runs/*/seed-1/losses.jsonl")
+    assert len(list(out.glob("runs/*/*/losses.jsonl"))) == 3 and "3 runs" in done.stderr
+    mine, alone = losses(out), losses(studied.folder / "out")
+    both = {key for key in alone if key[1] == "0"}
+    assert {key: mine[key] for key in both} == {key: pytest.approx(alone[key], abs=1e-4) for key in both}
+    (lost, *_) = out.glob("runs/*/seed-0/losses.jsonl")
     lost.unlink()
-    again = studied.ablate("--workdir=together", "--gin.StudyConfig.together=3", axes)
-    assert again.returncode == 0 and lost.is_file() and again.stderr.count(": done") == 7
+    again = studied.ablate("--workdir=together", *words)
+    assert again.returncode == 0 and lost.is_file() and again.stderr.count(": done") == 2
 
 
 @pytest.mark.slow

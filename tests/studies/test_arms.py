@@ -79,7 +79,7 @@ def test_axes_combine(study, combine: str, names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "there are no arms; say arms=, leave_out= or axes="),
+        ("", "there are no arms; say arms=, leave_out=, add= or axes="),
         ("StudyConfig.arms = {'a': ('SEED=1',)}", "arm 'a': --gin.SEED=1: no binding uses the macro SEED"),
         ("StudyConfig.arms = {'a': ('LoRAConfig.rnak=1',)}", "arm 'a': .*Did you mean 'rank'"),
         ("StudyConfig.arms = {'a': ('LoRAConfig.rank=big',)}", "arm 'a': .*LoRAConfig.rank='big' must be an int"),

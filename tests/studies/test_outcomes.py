@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from itune.errors import UserError
 from itune.evaluation.losses import write_losses
 from itune.evaluation.results import ExampleLoss
 from itune.studies.arms import Study, load_study
+from itune.studies.measures import Measure
 from itune.studies.outcomes import DONE, FAILED_MARK, MISSING, answers, outcomes, rows, summary, write_tables
+from itune.studies.report import write_report
 
 TASKS = {"a": 6, "b": 10}
 
@@ -60,15 +66,18 @@ def test_arms_are_compared_by_seed_and_example(study: Study) -> None:
     assert (worse.effect.seeds, worse.effect.tasks, worse.effect.examples) == (5, 2, 16)
     assert not same.significant and set(answered["rank=2"].by_task) == {"a", "b"}
     lines = summary(study, answered)
-    assert lines[0].startswith("rank=2: raises the loss by 0.") and lines[0].endswith("beyond noise.")
-    assert "beyond noise" not in lines[1] and "probability of 80 %" in lines[-1]
+    assert lines[0] == "Beyond noise, 1 of 2 arms is worse than the base. No arm is better beyond noise."
+    assert lines[1].startswith("rank=2: raises the loss on the held-out tasks by 0.") and lines[1].endswith(
+        "beyond noise."
+    )
+    assert "the most on " in lines[1] and lines[2].endswith(", within noise.") and "probability of 80 %" in lines[-1]
     write_tables(study.folder, rows(outcomes(study), answered))
     with open(study.folder / "results.csv") as file:
         found = list(csv.DictReader(file))
     assert [row["arm"] for row in found if row["kind"] == "arm"] == ["rank=2", "rank=4"]
     assert sum(row["kind"] == "run" for row in found) == 3 * 5 * 2
     read = pq.read_table(study.folder / "results.parquet").to_pylist()
-    assert len(read) == len(found) and read[0]["loss"] == pytest.approx(float(found[0]["loss"]))
+    assert len(read) == len(found) and read[0]["value"] == pytest.approx(float(found[0]["value"]))
     assert read[0]["seed"] == 0 and read[0]["p"] is None
 
 
@@ -79,13 +88,13 @@ def test_nothing_is_significant_under_five_seeds(study: Study) -> None:
     found = outcomes(study)
     assert found["base"].state[4] == MISSING and found["base"].state[0] == DONE
     answered = answers(study, found)
-    assert not answered["rank=2"].verdict.significant and answered["rank=2"].notes == ["seeds 4 are not in both"]
+    assert not answered["rank=2"].verdict.significant and answered["rank=2"].notes == ["seed 4 not run"]
     lines = summary(study, answered)
     assert (
         lines[0]
         == "No arm differs from the base beyond noise. Under 5 seeds nothing is called significant; there are 4."
     )
-    assert lines[-2] == "rank=4: cannot be compared: seeds 0, 1, 2, 3, 4 are not in both."
+    assert lines[-2] == "rank=4: cannot be compared with the base: seeds 0, 1, 2, 3, 4 not run."
 
 
 def test_gaps_are_told(study: Study) -> None:
@@ -98,6 +107,69 @@ def test_gaps_are_told(study: Study) -> None:
     found = outcomes(study)
     assert found["rank=4"].state == {0: "diverged"} | dict.fromkeys((1, 2, 3, 4), MISSING)
     answered = answers(study, found)
-    assert answered["rank=2"].notes == ["2 examples are not in every run with a finite loss"]
+    assert answered["rank=2"].notes == ["2 examples have no finite value in every run"]
     assert answered["rank=2"].verdict.effect.examples == 14
     assert answered["rank=4"].verdict is None
+    assert answered["rank=4"].notes == ["seed 0 diverged", "seeds 1, 2, 3, 4 not run"]
+    marked = [(r["arm"], r["seed"], r["state"]) for r in rows(found, answered) if r["kind"] == "gap"]
+    assert marked == [("rank=4", 0, "diverged"), *(("rank=4", seed, "not run") for seed in (1, 2, 3, 4))]
+
+
+def test_a_report_has_a_row_of_every_arm_whatever_became_of_it(study: Study) -> None:
+    amounts = dict.fromkeys(("steps", "examples", "tokens", "supervised_tokens"), 9)
+    study.folder.mkdir()
+    record = {"arms": {arm.name: {"amounts": amounts} for arm in study.arms}}
+    (study.folder / "study.json").write_text(json.dumps(record))
+
+    def page() -> str:
+        found = outcomes(study)
+        return write_report(study, found, answers(study, found)).read_text()
+
+    empty = page()
+    assert "No arm can be compared with the base." in empty and empty.count("seeds 0, 1, 2, 3, 4 not run") >= 3
+    for seed in study.config.seeds:
+        write(study, 1, seed)
+    assert "rank=2: cannot be compared with the base: seeds 0, 1, 2, 3, 4 not run in the base." in page()
+    for seed in study.config.seeds:
+        write(study, 0, seed)
+    (lost,) = (Path(study.arms[2].run(study.folder, 3).model_dir),)
+    lost.mkdir(parents=True)
+    (lost / FAILED_MARK).write_text("diverged")
+    full = page()
+    plot, tasks = full.partition("<svg")[2].partition("</svg>")[0], full.partition("<h2>Task by task</h2>")[2]
+    assert "rank=4" in plot and "seeds 0, 1, 2, 4 not run; seed 3 diverged" in plot
+    assert tasks.count('<td class="heat" style="">–</td>') == len(TASKS), "its column stands, empty"
+    assert "<script" not in full and "http" not in full.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("measure", "field", "said"),
+    [
+        ("rank_accuracy", "rank_per_task", r"raises the rank accuracy on the held-out tasks by \d\d\.\d points"),
+        ("exact_match", "generate_per_task", r"raises the exact match on the held-out tasks by \d\d\.\d points"),
+        ("exact_mtach", "generate_per_task", "cannot be compared with the base: no example was measured so"),
+    ],
+)
+def test_other_measures_than_the_loss(study: Study, measure: str, field: str, said: str) -> None:
+    """Right by rank: one of eight in the base, about, and four in the arm; by text none, and four."""
+    asked = dataclasses.replace(study, config=dataclasses.replace(study.config, measure=measure))
+    for arm, right in ((0, 1), (1, 4)):
+        for seed in study.config.seeds:
+            folder = write(study, arm, seed)
+            ranked, texts = [], []
+            for n in range(80):
+                known = {"group": "held_out", "task": "a", "id": str(n)}
+                hit = np.random.default_rng([seed, n, arm]).random() < right / 8
+                ranked.append(known | {"target": 1, "logprob": [-2.0, -1.0 if hit else -3.0], "tokens": [1, 9]})
+                texts.append(known | {"scores": {"after": {"exact_match": 100.0 * (hit and arm)}}})
+            for name, lines in (("ranked", ranked), ("predictions", texts)):
+                (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answered = answers(asked, outcomes(asked))
+    lines = summary(asked, answered)
+    assert any(re.search(said, line) for line in lines), lines
+    if verdict := answered["rank=2"].verdict:
+        assert verdict.effect.estimate == pytest.approx({"rank_accuracy": 37.5, "exact_match": 50.0}[measure], abs=8)
+        assert lines[0] == "Beyond noise, 1 of 1 arms is better than the base. No arm is worse beyond noise."
+    with pytest.raises(UserError, match=f"StudyConfig.measure='{measure}': needs EvalConfig.{field} of 1 or more"):
+        blind = dataclasses.replace(asked.base.config.evaluation, generate_per_task=0, rank_per_task=0)
+        Measure.of(measure).check(dataclasses.replace(asked.base.config, evaluation=blind))

@@ -32,7 +32,7 @@ def final_params(world: World, workdir: str) -> dict[str, np.ndarray]:
 
 def timeless(world: World, workdir: str) -> list[dict]:
     """The training lines of metrics.jsonl without what the clock says: losses, tokens and epochs by task."""
-    clock = ("seconds", "tokens_per_s", "supervised_tokens_per_s")
+    clock = ("seconds", "tokens_per_s", "supervised_tokens_per_s", "goodput")
     return [{k: v for k, v in m.items() if k not in clock} for m in world.metrics(workdir) if "loss" in m]
 
 
@@ -200,6 +200,22 @@ def test_the_run_directory_holds_what_is_promised(world):
     # An adapter's checkpoint never holds the base.
     size = sum(p.stat().st_size for p in (folder / "checkpoints" / "8").rglob("*") if p.is_file())
     assert size < (world.model / "model.safetensors").stat().st_size * 6
+
+
+def test_a_trace_of_the_steps_asked_for_and_where_the_time_went(world):
+    """The trace is of steps 2 and 3; a run that goes on has its earlier processes' time too."""
+    traced = ("--gin.LoggingConfig.profile_start=2", "--gin.LoggingConfig.profile_steps=2", "--gin.TRAIN_STEPS=4")
+    done = world.train("traced", *QUICK, *traced)
+    assert done.returncode == 0, done.stderr
+    folder = world.folder / "traced"
+    (trace,) = (folder / "profile").rglob("*.xplane.pb")
+    assert b"train" in trace.read_bytes() and str(folder / "profile") in done.stderr.replace("\n", "")
+    first = json.loads((folder / "time.json").read_text())
+    assert 0 < first["goodput"] <= 1 and first["compile"] > 0 and first["evaluation"] > 0
+    assert first["steps"] == pytest.approx(sum(m["seconds"] for m in world.metrics("traced") if "loss" in m), rel=0.01)
+    assert world.train("traced", *QUICK, *traced).returncode == 0  # nothing left to train
+    second = json.loads((folder / "time.json").read_text())
+    assert second["running"] > first["running"] and second["steps"] == pytest.approx(first["steps"], rel=0.01)
 
 
 def test_worst_examples_are_those_of_the_evaluation(world):

@@ -1,5 +1,6 @@
 """Where a run's numbers go."""
 
+import io
 import json
 import stat
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from itune.errors import UserError
 from itune.training.config import LoggingConfig
-from itune.training.metrics import MetricsWriter, cut_back
+from itune.training.metrics import MetricsWriter, SharedConsole, cut_back, new_progress, progress_bar
 
 RECORD = {"step": 3, "loss": 1.5, "tasks": {"toy/add": {"loss": 2.0}}, "note": "text is no scalar"}
 
@@ -100,3 +101,18 @@ def test_counts_by_task_stay_in_the_file(wandb, tmp_path):
     writer.close()
     assert wandb.logged == [(1, {"task_loss/a": 1.0, "task_epochs/a": 0.5})]
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1} | by_task
+
+
+def test_bars_share_one_display_where_a_console_has_one():
+    console = SharedConsole(file=io.StringIO())
+    with new_progress(console) as display:
+        console.progress = display
+        study = display.add_task("study", total=2, status="")
+        with progress_bar(console) as bar:
+            assert bar is display
+            bar.add_task("training", total=3, status="")
+            assert len(display.tasks) == 2
+        assert [task.id for task in display.tasks] == [study], "a run's line goes with it"
+    console.progress = None
+    with progress_bar(console) as bar:
+        assert bar is not display

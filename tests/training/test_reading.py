@@ -75,7 +75,7 @@ class Lines:
 
 
 def reader(plan: Plan, log_every: int, first_step: int = 0, interval=None) -> tuple[MetricsReader, list[dict]]:
-    train = types.SimpleNamespace(batch_size=SIZE, steps=STEPS, log_every=log_every)
+    train = types.SimpleNamespace(batch_size=SIZE, steps=STEPS, log_every=log_every, on_nonfinite="skip")
     records = types.SimpleNamespace(record=lambda k, r: types.SimpleNamespace(id=f"id-{r}"))
     data = types.SimpleNamespace(plan=plan, task_names=[t.name for t in plan.tasks], reader=records)
     lines = Lines()
@@ -94,7 +94,7 @@ def run(plan: Plan, log_every: int, first: int = 0, last: int = STEPS, interval=
 
 
 def timeless(lines: list[dict]) -> list[dict]:
-    clock = ("seconds", "tokens_per_s", "supervised_tokens_per_s")
+    clock = ("seconds", "tokens_per_s", "supervised_tokens_per_s", "goodput")
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
@@ -147,8 +147,8 @@ def test_steps_without_a_finite_loss_are_left_out_of_means_and_name_their_exampl
     for step in range(4):
         problems.append(found.push(step, batch, step_metrics(plan, step, bad=bad if step == 2 else None), 1e-3))
     problems.append(found.flush())
-    assert [bool(p) for p in problems] == [False, False, False, True, False]
-    assert problems[3] == f"step 3: loss of {blamed} is not finite; the update was not applied"
+    assert [bool(p) for p in problems] == [False, False, False, False, True]
+    assert problems[4] == f"step 3: loss of {blamed} is not finite; the update was not applied"
     wrong, rest = lines
     assert (wrong["step"], wrong["finite"], wrong["nonfinite_examples"]) == (3, False, [blamed])
     assert (rest["step"], rest["steps"], rest["finite"]) == (4, 1, True) and "nonfinite_examples" not in rest
@@ -171,3 +171,30 @@ def test_a_gradient_that_is_not_finite_names_every_example_of_the_step(plan: Pla
     assert lines[0]["loss"] is not None and lines[0]["finite"] is False
     assert "gradient is not finite" in problem and everyone[0] in problem
     assert ("metrics.jsonl has all" in problem) == (len(everyone) > 8)
+
+
+def test_devices_are_read_once_a_line(plan: Plan, monkeypatch):
+    """However many steps it sums, and once more for those after the last line of a checkpoint."""
+    import jax
+
+    from itune.training import reading
+
+    transfers = []
+    real = jax.device_get
+    monkeypatch.setattr(reading.jax, "device_get", lambda found: transfers.append(len(found)) or real(found))
+    monkeypatch.setattr(reading, "READ_EVERY", 1e9)
+    run(plan, 4)
+    assert transfers == [4, 4, 2]
+    transfers.clear()
+    run(plan, 4, last=6)
+    assert transfers == [4, 2]
+
+
+def test_a_run_that_stops_at_a_bad_step_counts_none_after_it(plan: Plan):
+    found, lines = reader(plan, 4)
+    found.config.train.on_nonfinite = "stop"
+    batch = types.SimpleNamespace(tokens=np.zeros((SIZE, plan.L), np.int32))
+    for step in range(4):
+        found.push(step, batch, step_metrics(plan, step, bad=(0, 0) if step == 1 else None), 1e-3)
+    assert found.flush().startswith("step 2: loss of ")
+    assert [line["step"] for line in lines] == [2] and found.interval()["steps"] == 0

@@ -20,41 +20,69 @@ from tests.world import World
 
 STEPS = 20
 RUN = """
-import dataclasses, json, sys
+import json, logging, sys
 from pathlib import Path
+import jax
 from itune.config.load import load_run
 from itune.training.loop import train
+from itune.training.session import Session
 from itune.training.stacked import train_together
 
-recipe, out, kind = sys.argv[1:]
+recipe, out, *more = sys.argv[1:]
 said = ["TRAIN_STEPS=20", "EvalConfig.generate_per_task=0", "EvalConfig.chat_baseline=False", "DROPOUT_RATE=0.1",
-        "CheckpointConfig.every=10", "LearningRateConfig.peak=1e-2"]
+        "CheckpointConfig.every=10", "LearningRateConfig.peak=1e-2", *more]
 arms = {"first": [], "seed": ["RunConfig.seed=7"], "mixture": ["DataConfig.rate_factors={'toy/echo': 0.0}"],
         "rate": ["LearningRateConfig.peak=1e-3"], "diverges": ["LearningRateConfig.peak=1e30"]}
-configs = [
-    load_run([recipe], [*(s for s in said if not any(a.split("=")[0] == s.split("=")[0] for a in more)), *more],
-             model_dir=f"{out}/{kind}/{name}")
-    for name, more in arms.items()
-]
-codes = [train(c) for c in configs] if kind == "alone" else train_together(configs, before=Path(out) / "before")
-print(json.dumps(codes))
+if more:
+    arms = {name: arms[name] for name in ("first", "seed")}
+
+def configs(kind):
+    for name, other in arms.items():
+        kept = [s for s in said if not any(a.split("=")[0] == s.split("=")[0] for a in other)]
+        yield load_run([recipe], [*kept, *other], model_dir=f"{out}/{kind}/{name}")
+
+jax.config.update("jax_log_compiles", True)
+compiled = []
+logging.getLogger("jax._src.dispatch").addFilter(lambda record: compiled.append(record.getMessage()))
+session = Session(before=Path(out) / "before")
+codes = [[train(c, session=session) for c in configs("alone")]]
+counts = [len(session._kept[kind]) for kind in ("base", "model", "evaluator")]
+counts.append(sum("compilation of jit(train_step)" in line for line in compiled))
+jax.config.update("jax_log_compiles", False)
+codes.append(train_together(list(configs("together")), session=session))
+if not more:
+    codes.append([train(list(configs("apart"))[1])])
+print(json.dumps([codes, counts]))
 """
+STEPS = 20
+GOING_ON, DIVERGED = [0] * 4, [3]
+
+
+def run(world: World, out: str, *more: str) -> tuple[list[list[int]], list[int]]:
+    """(exit codes of the runs alone, together and, for one, in a session of its own; how much the first ones kept)."""
+    command = [sys.executable, "-c", textwrap.dedent(RUN), str(world.recipe), str(world.folder / out), *more]
+    done = subprocess.run(command, cwd=world.folder, env=world.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """out/alone/<arm> and out/together/<arm>, of the same configurations."""
+    """alone/<arm> and together/<arm>, of the same configurations."""
     world = World(tmp_path_factory.mktemp("stacked"))
-    for kind in ("alone", "together"):
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(RUN), str(world.recipe), str(world.folder), kind],
-            cwd=world.folder,
-            env=world.environment(),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1]) == [0] * 4 + [3], done.stderr[-3000:]
+    codes, kept = run(world, ".")
+    assert codes == [GOING_ON + DIVERGED, GOING_ON + DIVERGED, [0]]
+    assert kept[:3] == [1, 1, 1], "one base, one model and one evaluator for five runs"
+    assert kept[3] <= 2, "and one compiled step for each number of supervised tokens a row"
     return world.folder
+
+
+def test_what_is_shared_changes_no_bit(trained: Path) -> None:
+    shared, own = (read_checkpoint(trained / kind / "seed", None).params for kind in ("alone", "apart"))
+    for path, array in own.items():
+        np.testing.assert_array_equal(shared[path], array, err_msg=path)
+    ends = [json.loads((trained / kind / "seed" / "evaluation.json").read_text()) for kind in ("alone", "apart")]
+    assert ends[0]["after"] == ends[1]["after"]
 
 
 def lines(run: Path) -> list[dict]:
@@ -92,14 +120,19 @@ def test_a_run_that_diverges_ends_where_it_does_alone(trained: Path) -> None:
     assert {p.name for p in alone.iterdir()} == {p.name for p in together.iterdir()}
 
 
-def test_a_mesh_is_refused_before_a_run_has_begun(trained: Path) -> None:
-    """What has a checkpoints folder goes on alone: the same command would not say the same again."""
+def test_magnitudes_train_side_by_side_over_a_mesh(trained: Path) -> None:
+    """DoRA, on two devices that halve the rows."""
     world = World(trained)
     world.devices = 2
-    command = [sys.executable, "-c", textwrap.dedent(RUN), str(world.recipe), str(trained), "mesh"]
-    done = subprocess.run(command, cwd=trained, env=world.environment(), capture_output=True, text=True)
-    assert done.returncode and "set StudyConfig.together=1 for a mesh" in done.stderr
-    assert not (trained / "mesh" / "first" / "checkpoints").exists()
+    codes, _ = run(world, "mesh", "LoRAConfig.dora=True", "MeshConfig.data=2")
+    assert codes == [[0, 0], [0, 0]]
+    for arm in ("first", "seed"):
+        alone, together = (
+            read_checkpoint(trained / "mesh" / kind / arm, None).params for kind in ("alone", "together")
+        )
+        assert any(path.endswith("lora_m") for path in alone)
+        for path, array in alone.items():
+            np.testing.assert_allclose(together[path], array, atol=1e-5, err_msg=path)
 
 
 def test_the_arms_differ(trained: Path) -> None:
@@ -124,9 +157,9 @@ def test_which_runs_may_share_a_step(trained: Path) -> None:
         "DataConfig.window=4",
     )
     assert all(shape_of(load(said)) == base for said in alike) and base is not None
-    others = ("LoRAConfig.rank=2", "TRAIN_STEPS=9", "BATCH_SIZE=4", "DataConfig.row_length=256")
+    others = ("LoRAConfig.rank=2", "LoRAConfig.dora=True", "TRAIN_STEPS=9", "BATCH_SIZE=4", "DataConfig.row_length=256")
     assert all(shape_of(load(said)) not in (base, None) for said in others)
-    alone = ("LoRAConfig.train=('final_norm/scale',)", "LoRAConfig.dora=True", "TrainConfig.z_loss=0.1")
+    alone = ("LoRAConfig.train=('final_norm/scale',)", "TrainConfig.z_loss=0.1")
     assert all(shape_of(load(said)) is None for said in alone)
     two = [dataclasses.replace(load(), model_dir="x"), dataclasses.replace(load("TRAIN_STEPS=9"), model_dir="y")]
     with pytest.raises(UserError, match="can't share a step"):
