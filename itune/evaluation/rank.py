@@ -189,8 +189,8 @@ def rank_metrics(ranked: Sequence[Ranked]) -> dict[str, float]:
     picked = [r.options[int(np.argmax(r.logprob))] for r in ranked]
     right = [r.options[r.target] for r in ranked]
     out |= {f"rank_{k}": v for k, v in macro_f1(right, picked).items()}
-    statistics, score = COUNTS["macro_f1"]
-    low, high = of_sums(statistics(right, picked), score)
+    sums_of, of_sum = COUNTS["macro_f1"]
+    low, high = of_sums(sums_of(right, picked), of_sum)
     out |= {"rank_macro_f1/low": low, "rank_macro_f1/high": high, "rank_macro_f1/of": float(len(ranked))}
     out["rank_chance"] = 100.0 * math.fsum(1 / len(r.options) for r in ranked) / len(ranked)
     if all(r.classes for r in ranked):
