@@ -8,12 +8,20 @@ import os
 import platform
 from pathlib import Path
 
+from itune.errors import UserError
+
 COMPILED_BYTES = 4 << 30
 
 
 def cache_dir() -> Path:
-    """$ITUNE_CACHE_DIR, or ~/.cache/itune."""
-    return Path(os.environ.get("ITUNE_CACHE_DIR") or Path.home() / ".cache" / "itune").expanduser()
+    """$ITUNE_CACHE_DIR, or ~/.cache/itune. Raises: UserError for a URL."""
+    given = os.environ.get("ITUNE_CACHE_DIR")
+    if given and "://" in given:
+        raise UserError(
+            f"ITUNE_CACHE_DIR={given}: must be a folder on this machine or a mounted one; machines share what they "
+            "prepare by ITUNE_SHARED_CACHE=gs://BUCKET/FOLDER"
+        )
+    return Path(given or Path.home() / ".cache" / "itune").expanduser()
 
 
 def keep_compiled_functions() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from itune import cli
 from itune.errors import UserError
+from itune.storage import names
 
 
 def main(argv: Sequence[str]) -> int:
     flags = _parser().parse(argv)
     if flags.gin_bindings:
         raise UserError(f"--gin.{flags.gin_bindings[0]}: convert takes no gin bindings")
+    names.on_disk("--to", flags.to)
     if (flags.model is None) == (flags.pack is None):
         raise UserError("one of --model (to convert) and --pack (adapters into one file) is needed")
     if flags.pack is not None:

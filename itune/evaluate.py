@@ -10,6 +10,7 @@ from pathlib import Path
 from itune import cli
 from itune.errors import UserError
 from itune.memory import use_huge_pages
+from itune.storage import names
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,8 +22,9 @@ def main(argv: Sequence[str]) -> int:
     how = {"show_text": flags.show_text, "output_format": flags.format}
     if not (flags.mixture or flags.gin_file):
         _only_with_examples(flags)
-        return evaluate_checkpoint(Path(flags.model).expanduser(), flags.step, flags.gin_bindings, **how)
+        return evaluate_checkpoint(flags.model, flags.step, flags.gin_bindings, **how)
     examples = Examples(gin_files=flags.gin_file, mixture=flags.mixture, modules=flags.module_import)
+    names.on_disk("--workdir", flags.workdir)
     output = Path(flags.workdir) if flags.workdir else None
     return evaluate_model(flags.model, flags.step, flags.adapter, examples, flags.gin_bindings, output, **how)
 

@@ -29,6 +29,7 @@ PLACES = [
     ("itune.cache", 0, "leaves"),
     ("itune.memory", 0, "leaves"),
     ("itune.terminal", 0, "leaves"),
+    ("itune.storage", 0, "leaves"),
     ("itune.data.config", 0, "leaves"),
     ("itune.models.config", 0, "leaves"),
     ("itune.parallel.config", 0, "leaves"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from itune.data.config import DataConfig
 from itune.evaluation.config import EvalConfig
 from itune.models.config import FullConfig, LoRAConfig, WeightsConfig
 from itune.parallel.config import MeshConfig
+from itune.storage import names
 from itune.training.config import (
     AdafactorConfig,
     AdamWConfig,
@@ -20,7 +22,8 @@ from itune.training.config import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A resolved run. `model_dir` is where it lives; `seed` keys order, adapters' initialisation and dropout."""
+    """A resolved run. `model_dir` is where it lives, a folder or gs://BUCKET/FOLDER; `seed` keys order, adapters'
+    initialisation and dropout."""
 
     model_dir: str
     data: DataConfig
@@ -36,5 +39,12 @@ class RunConfig:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        if "://" in self.model_dir:  # pathlib would make a folder named "gs:" here
-            raise ValueError("model_dir must be a folder: runs don't live in object stores")
+        try:
+            names.check_place(self.model_dir)
+        except ValueError as error:
+            raise ValueError(f"model_dir: {error}") from None
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are on this machine: `model_dir`, or the copy of what lies in a bucket."""
+        return names.local_folder(self.model_dir)

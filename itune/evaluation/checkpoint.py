@@ -26,6 +26,7 @@ from itune.inference import session
 from itune.inference.opening import Opened, open_model
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import check_shapes, make_mesh
+from itune.storage import workdir
 from itune.terminal import say
 from itune.training.data_side import DataSide, data_side
 
@@ -34,7 +35,7 @@ FREE = ("evaluation", "mesh")
 
 
 def evaluate_checkpoint(
-    run: Path, step: str | None, bindings: Sequence[str], *, show_text: bool, output_format: str
+    model: str, step: str | None, bindings: Sequence[str], *, show_text: bool, output_format: str
 ) -> int:
     """Measures the run's checkpoint `step` (a number, "best", None for the newest); 0.
 
@@ -48,13 +49,14 @@ def evaluate_checkpoint(
     Raises: UserError.
     """
     console = Console(stderr=True)
+    run = Path(workdir.local_copy(model)).expanduser()
     config = read_config(run, bindings)
     opened = open_model(str(run), step=step)
     checkpoint = opened.checkpoint
     assert checkpoint is not None  # read_config found the run
     data = data_side(config, lambda line: say(console, line))
     if checkpoint.meta.get("plan") != data.plan.digest:
-        warning = f"itune: warning: the data or its tasks have changed since {run} was trained"
+        warning = f"itune: warning: the data or its tasks have changed since {workdir.shown(run)} was trained"
         say(console, warning, "yellow")
     path = run / f"evaluation-step-{checkpoint.step}.json"
     _measure(config, data, opened, path, console, show_text=show_text, output_format=output_format)
@@ -136,7 +138,7 @@ def _measure(
     else:
         print_summary(evaluation, Console())
         print_worst(worst, Console())
-    say(console, f"Written: {path}")
+    say(console, f"Written: {workdir.publish(path)}")
 
 
 def read_config(run: Path, bindings: Sequence[str]) -> RunConfig:

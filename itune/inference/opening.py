@@ -20,6 +20,7 @@ from itune.errors import UserError, nearest
 from itune.models.config import EncoderDecoderConfig, FullConfig, LoRAConfig, WeightsConfig
 from itune.models.families import read_config
 from itune.models.spec import ModelSpec, model_spec
+from itune.storage import workdir
 from itune.training.checkpoint import Checkpoints, digests
 from itune.training.config import CheckpointConfig
 from itune.weights import resolve
@@ -76,7 +77,7 @@ def open_model(source: str, *, step: str | None = None, prompt_format: str | Non
 
     Raises: UserError.
     """
-    path = Path(source).expanduser()
+    path = Path(workdir.local_copy(source)).expanduser()
     if is_run(path):
         if adapter:
             raise UserError(f"an adapter ({adapter}) goes over weights; {source} is a run, with what it trained itself")
@@ -137,7 +138,7 @@ def _open_run(run: Path, step: str | None, prompt_format: str | None) -> Opened:
     check_fits(checkpoint, spec, folder)
     _check_format(prompt_format or own_format, spec, str(run), Tokenizer.from_folder(folder))
     return Opened(
-        name=f"{run} at step {checkpoint.step}",
+        name=f"{workdir.shown(run)} at step {checkpoint.step}",
         source=weights.source,
         folder=folder,
         weights=weights,
@@ -222,7 +223,7 @@ def _choose(run: Path, step: str | None, checkpoints: Checkpoints) -> int:
 
 def check_fits(checkpoint: Checkpoint, spec: ModelSpec, folder: Path) -> None:
     """Raises: UserError if base and checkpoint don't belong together."""
-    where = f"{checkpoint.run} at step {checkpoint.step}"
+    where = f"{workdir.shown(checkpoint.run)} at step {checkpoint.step}"
     base = checkpoint.meta.get("base")
     if base != folder.name:
         raise UserError(f"{where}: was tuned from {base}, but its WeightsConfig.source now leads to {folder}")

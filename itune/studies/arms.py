@@ -14,6 +14,7 @@ from itune.config.parse import Statement
 from itune.config.run import RunConfig
 from itune.config.save import config_digest
 from itune.errors import UserError
+from itune.storage import names
 from itune.studies.config import BASE, StudyConfig
 from itune.studies.measures import Measure
 
@@ -76,6 +77,7 @@ def load_study(
         [Statement(key="MODEL_DIR", value=workdir, where=f"--workdir={workdir}", source=last)] if workdir else []
     )
     base = with_modules(resolve.resolve([*rest, *model_dir], gin_files), modules)
+    names.on_disk("MODEL_DIR", base.model_dir)
     Measure.of(config.measure).check(base)
     made = [Arm(name=BASE, difference=(), config=base)]
     for name, said in _arms(config, base):

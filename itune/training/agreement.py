@@ -13,6 +13,7 @@ import itune
 from itune.config.run import RunConfig
 from itune.errors import UserError
 from itune.parallel.peers import Peers
+from itune.storage.copy import origin_of
 from itune.training.data_side import DataSide
 from itune.weights.shards import weights_digest
 
@@ -43,7 +44,8 @@ def share(peers: Peers, model_dir: Path) -> None:
     try:
         peers.same({f"the files of process 0 in {model_dir}": seen})
     except UserError as error:
-        error.args = (f"{error.args[0].partition(': start all')[0]}: give a --workdir that all processes share",)
+        give = "a --workdir" if origin_of(model_dir) is None else "for a run in a bucket, an ITUNE_CACHE_DIR"
+        error.args = (f"{error.args[0].partition(': start all')[0]}: give {give} that all processes share",)
         raise
     peers.on_main(mark.unlink)
 

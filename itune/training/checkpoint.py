@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_pol
 
 from itune.errors import UserError
 from itune.parallel.peers import ALONE, Peers
+from itune.storage.copy import fetch_step
+from itune.storage.names import DIGESTS
 from itune.training.config import CheckpointConfig
 from itune.training.step import TrainState
 
-DIGESTS = "digests"
 DELETED = "deleted"  # Orbax renames what it drops into here; emptied once nothing is being saved
 # Orbax narrates every save at INFO and warns about sharding files it doesn't need here.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -39,9 +41,19 @@ class Checkpoints:
 
     A checkpoint holds {"state": TrainState as nested dicts, "meta": JSON}. Never the frozen base: an adapter's
     checkpoint is a few MB.
+
+    on_saved: process 0 calls it with a step once that checkpoint is whole on disk, its digests written.
     """
 
-    def __init__(self, model_dir: Path, config: CheckpointConfig, *, read_only: bool = False, peers: Peers = ALONE):
+    def __init__(
+        self,
+        model_dir: Path,
+        config: CheckpointConfig,
+        *,
+        read_only: bool = False,
+        peers: Peers = ALONE,
+        on_saved: Callable[[int], None] = lambda step: None,
+    ):
         self.folder = model_dir / "checkpoints"
         policies: list[Any] = [keep_policy.LatestN(config.keep)]
         if config.keep_best:
@@ -59,8 +71,14 @@ class Checkpoints:
             best_mode="min",
         )
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
-        self._unverified: set[int] = set()
-        self._peers = peers
+        # A trainer that was killed right after a save had not digested it.
+        self._unverified = (
+            set() if read_only else {s for s in self._manager.all_steps() if not self._record(s).is_file()}
+        )
+        self._peers, self._on_saved = peers, on_saved
+
+    def _record(self, step: int) -> Path:
+        return self.folder / DIGESTS / f"{step}.json"
 
     def steps(self) -> list[int]:
         return self._peers.on_main(lambda: sorted(self._manager.all_steps()))
@@ -93,9 +111,12 @@ class Checkpoints:
 
     def _digest(self) -> None:
         steps = sorted(self._manager.all_steps())
-        for step in sorted(self._unverified & set(steps)):
+        whole = sorted(self._unverified & set(steps))
+        for step in whole:
             write_digests(self.folder, step)
         prune_digests(self.folder, steps)
+        if whole:
+            self._on_saved(whole[-1])
         shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def finish(self) -> None:
@@ -128,6 +149,7 @@ class Checkpoints:
         return TrainState(restored["params"], restored["opt_state"], jnp.asarray(restored["step"])), items["meta"]
 
     def _check(self, step: int, like: TrainState) -> None:
+        fetch_step(self.folder.parent, step)
         verify(self.folder, step)
         self._check_params(step, like)
 
@@ -154,13 +176,15 @@ class Checkpoints:
         damaged.parent.mkdir(exist_ok=True)
         shutil.rmtree(damaged, ignore_errors=True)
         (self.folder / str(step)).rename(damaged)
-        (self.folder / DIGESTS / f"{step}.json").unlink(missing_ok=True)
+        self._record(step).unlink(missing_ok=True)
+        self._unverified.discard(step)
 
     def meta(self, step: int) -> dict:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore_params(self, step: int) -> dict[str, Any]:
         """Only the trained parameters, by path, as host arrays: on any devices, whatever devices trained them."""
+        fetch_step(self.folder.parent, step)
         verify(self.folder, step)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             path = (self.folder / str(step) / "state").absolute()

@@ -23,6 +23,7 @@ from itune.data.proportions_text import print_proportions
 from itune.evaluation.evaluate import Evaluator, Snapshot
 from itune.evaluation.finish import finish_run
 from itune.parallel.peers import Peers
+from itune.storage.workdir import Workdir, open_workdir
 from itune.terminal import say
 from itune.training.agreement import agree_on_data, agree_on_run, share
 from itune.training.checkpoint import Checkpoints
@@ -44,7 +45,7 @@ from itune.training.resume import (
 )
 from itune.training.session import Session
 from itune.training.setup import ModelSide, plan_record
-from itune.training.signals import Stopped, StopRequest, stop_on_signals
+from itune.training.signals import EXIT_REFUSED, Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
 
 T = TypeVar("T")
@@ -63,17 +64,37 @@ def train(
 
     session: what the runs of this process share, if there are others.
 
-    0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient.
+    0 done; 75 stopped by SIGTERM after saving; 130 interrupted after saving; 3 a non-finite loss or gradient; 74 done,
+    but its bucket could not be reached at the end.
     Raises: UserError for what a user can mend.
     """
-    session, model_dir = session or Session(), Path(config.model_dir)
+    session = session or Session()
     agree_on_run(session.peers, config, resume=resume)
-    with session.peers.main_within(lock(model_dir)), stop_on_signals(session.peers.watch) as stop:
+    with _workdir(config, session, resume) as workdir, stop_on_signals(session.peers.watch) as stop:
+        workdir.when_lost(lambda: stop.ask(EXIT_REFUSED))
         try:
-            return _run(config, model_dir, resume, show_text, allow_remote_tracker, session, stop)
+            code = _run(config, config.folder, resume, show_text, allow_remote_tracker, session, stop, workdir)
         except Stopped as stopped:
-            say(session.console, "Stopped. The same command goes on from the newest checkpoint.")
-            return stopped.exit_code
+            code = stopped.exit_code
+            if code != EXIT_REFUSED:
+                say(session.console, "Stopped. The same command goes on from the newest checkpoint.")
+        return session.peers.on_main(lambda: workdir.finish(code))
+
+
+@contextlib.contextmanager
+def _workdir(config: RunConfig, session: Session, resume: bool) -> Iterator[Workdir]:
+    """The run's folder, locked; of one in a bucket, its copy and its lease. All of it is process 0's."""
+    opened = [Workdir()]
+
+    @contextlib.contextmanager
+    def main() -> Iterator[None]:
+        echo = lambda line: say(session.console, line)  # noqa: E731
+        with lock(config.folder), open_workdir(config.model_dir, resume=resume, echo=echo) as workdir:
+            opened.append(workdir)
+            yield
+
+    with session.peers.main_within(main()):
+        yield opened[-1]
 
 
 def _run(
@@ -84,10 +105,11 @@ def _run(
     allow_remote_tracker: bool,
     session: Session,
     stop: StopRequest,
+    workdir: Workdir,
 ) -> int:
     if not resume:
         session.peers.on_main(lambda: set_aside(model_dir, session.console))
-    run = start_run(config, session, stop, allow_remote_tracker=allow_remote_tracker)
+    run = start_run(config, session, stop, workdir, allow_remote_tracker=allow_remote_tracker)
     try:
         batches = run.batches(int(run.state.step))
         state, code = timed(run.timings, "training", lambda: run.steps.run(run.state, batches, run.interval))
@@ -136,9 +158,11 @@ class Started:
         return self.peers.marked(batches, "reads its rows")
 
 
-def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_remote_tracker: bool = False) -> Started:
+def start_run(
+    config: RunConfig, session: Session, stop: StopRequest, workdir: Workdir, *, allow_remote_tracker: bool = False
+) -> Started:
     """Everything before the first step, the evaluation included."""
-    start, model_dir, console, peers = time.perf_counter(), Path(config.model_dir), session.console, session.peers
+    start, model_dir, console, peers = time.perf_counter(), config.folder, session.console, session.peers
     peers.on_main(lambda: check_same_run(config, model_dir))
     clock = RunClock(model_dir, writes=peers.main)
     data = data_side(config, lambda line: say(console, line), peers.main_first)
@@ -151,7 +175,7 @@ def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_r
 
     model = session.model_side(config, data)
     evaluator = session.evaluator(config, data, model)
-    checkpoints = Checkpoints(model_dir, config.checkpoint, peers=peers)
+    checkpoints = Checkpoints(model_dir, config.checkpoint, peers=peers, on_saved=workdir.saved)
     state = model.initial_state(config.seed)
     restored = restore_newest(checkpoints, state, data, console, peers)
     meta: dict = {}
@@ -192,7 +216,7 @@ def start_run(config: RunConfig, session: Session, stop: StopRequest, *, allow_r
 
 def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = False) -> int:
     """Everything after the last step that was made; returns the exit code. code: why there is no more to do, or 0."""
-    config, data, console, model_dir = run.config, run.data, run.console, Path(run.config.model_dir)
+    config, data, console, model_dir = run.config, run.data, run.console, run.config.folder
     proportions = run.peers.on_main(lambda: record_proportions(config, model_dir, data, int(state.step)))
     run.clock.save()
     if code:
@@ -239,9 +263,7 @@ class TrainingSteps:
         total, start, key = self.config.train.steps, int(state.step), jax.random.key(self.config.seed)
         reader = self.reader(start, interval)
         on_devices = ahead(batches, self.model.put_own)
-        traces = StepProfiler(
-            self.config.logging, Path(self.config.model_dir), on=isinstance(self.writer, MetricsWriter)
-        )
+        traces = StepProfiler(self.config.logging, self.config.folder, on=isinstance(self.writer, MetricsWriter))
         with progress_bar(self.console) as bar, traces as profiler:
             line = bar.add_task("training", total=total, completed=start, status="compiling ...")
             self.catch_up(state, reader)

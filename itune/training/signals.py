@@ -10,6 +10,7 @@ from itune.parallel.watch import Watch
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved; the same command goes on from here
 EXIT_INTERRUPTED = 130
+EXIT_REFUSED = 2  # another trainer has taken the run over
 
 
 class Stopped(Exception):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from itune.models.config import LoRAConfig
 from itune.models.head import Objective
 from itune.models.layers import NO_DROPOUT, Dropout
 from itune.models.spec import ModelSpec, Params, model_spec
+from itune.storage.workdir import Workdir
 from itune.terminal import say
 from itune.training.lock import lock
 from itune.training.loop import EXIT_NONFINITE, Started, end_run, start_run, timed
@@ -68,7 +68,7 @@ def train_together(configs: Sequence[RunConfig], *, session: Session | None = No
     session = session or Session()
     with contextlib.ExitStack() as stack:
         for config in configs:
-            stack.enter_context(lock(Path(config.model_dir)))
+            stack.enter_context(lock(config.folder))
         stop = stack.enter_context(stop_on_signals())
         try:
             return _run(configs, session, stop)
@@ -78,7 +78,7 @@ def train_together(configs: Sequence[RunConfig], *, session: Session | None = No
 
 
 def _run(configs: Sequence[RunConfig], session: Session, stop: StopRequest) -> list[int]:
-    runs = [start_run(config, session, stop) for config in configs]
+    runs = [start_run(config, session, stop, Workdir()) for config in configs]
     if any(int(run.state.step) for run in runs):
         raise UserError("a run that has begun goes on alone")
     try:
@@ -134,7 +134,7 @@ def _train(runs: Sequence[Started], session: Session, stop: StopRequest) -> tupl
                     if steps[k].due(step + 1):
                         problem = problem or steps[k].between(state_of(k), readers[k])
                     if problem:
-                        folder = Path(run.config.model_dir)
+                        folder = run.config.folder
                         say(console, f"itune: {folder.parent.name}/{folder.name}: {problem}", "red")
                         if run.config.train.on_nonfinite == "stop":
                             codes[k], stopped[k] = EXIT_NONFINITE, state_of(k)

@@ -12,6 +12,7 @@ from typing import Any
 
 from itune.cache import cache_dir
 from itune.errors import UserError, nearest
+from itune.storage import workdir
 from itune.weights import hub
 from itune.weights.fetch import RELEASES, Echo, Release, fetch_gguf, locked, sha256
 
@@ -37,7 +38,7 @@ def resolve(source: str, *, echo: Echo | None = None) -> Path:
             return _release(RELEASES[source], echo)
         if source.startswith(hub.PREFIX):
             return _folder(hub.fetch(source, echo))
-        path = Path(source).expanduser()
+        path = Path(workdir.local_copy(source)).expanduser()
         if (run := _as_run(path)) is not None:
             return _run(*run, echo)
         if path.is_dir():
@@ -72,7 +73,7 @@ def _run(run: Path, step: str | None, echo: Echo) -> Path:
     folder = cache_dir() / "models" / f"run-{name}-{digest[:12]}"
     with locked(folder.with_name(f".{folder.name}.lock"), echo):
         if not (folder / "config.json").is_file():  # convert renames it into place whole
-            echo(f"Merging step {number} of {run} into its base (once) ...")
+            echo(f"Merging step {number} of {workdir.shown(run)} into its base (once) ...")
             convert(str(run), folder, step=str(number), dtype="float32", echo=lambda line: None)
     return folder
 

@@ -6,7 +6,6 @@ import gzip
 import importlib
 import json
 import logging
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from itune.data import JsonSource, find_file, find_files, read_json, read_record
 from itune.data.manifest import DigestCache, Manifest, remote_file
 from itune.errors import UserError
 from tests.data.toy import Toy
+from tests.gcs import emulator
 
 TASKS = """
     from itune.data import add_mixture, prompt_completion_task
@@ -45,17 +45,8 @@ def memory() -> Iterator[Any]:
 def bucket() -> Iterator[str]:
     """gs://itune-test, empty, in an emulator that lives as long as this module's tests."""
     pytest.importorskip("gcsfs")
-    server_module = pytest.importorskip("gcp_storage_emulator.server")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    server = server_module.create_server("localhost", port, in_memory=True)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
-        remote._open_system("gs://itune-test")[0].mkdir("itune-test")
-        yield "gs://itune-test"
-    server.stop()
+    with emulator() as served:
+        yield f"gs://{served.bucket}"
 
 
 def put(url: str, data: bytes) -> str:
