@@ -42,8 +42,7 @@ def _bytes(text: str) -> int:
 
 def _parser() -> cli.Parser:
     example = "python -m itune.convert --model=runs/quickstart --to=my_model"
-    about = __doc__.split(": ", 1)[1]
-    parser = cli.Parser(prog="python -m itune.convert", description=about, example=example, macros=False)
+    parser = cli.Parser(prog="python -m itune.convert", description=__doc__, example=example, macros=False)
     parser.add_argument("--model", metavar="RUN_DIR|SOURCE", help=cli.SOURCE)
     parser.add_argument("--to", required=True, metavar="FOLDER", help="where to; appears whole or not at all")
     parser.add_argument("--step", metavar="N|best", help="of a run: the checkpoint's step (default: the newest)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,6 +50,21 @@ def interval(pairs: Sequence[tuple[float, float]], *, shares: bool = True) -> tu
         return (0.0, 1 - bound) if not hits.any() else (bound, 1.0)
     drawn = np.random.default_rng(_SEED).integers(n, size=(RESAMPLES, n))
     values = hits[drawn].sum(1) / of[drawn].sum(1)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def of_sums(counts: np.ndarray, score: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """95 % interval of score(sum of counts over examples), by the same bootstrap: of corpus BLEU, F1 and their like.
+
+    counts: [examples, statistics].  One example has no interval: both ends are its value.
+    """
+    n = len(counts)
+    rng = np.random.default_rng(_SEED)
+    # How often each example is drawn: sums over examples are then one product.
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    values = [score(sums) for sums in drawn @ counts]
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -15,6 +15,8 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from itune.errors import UserError, nearest
 
 Target = str | Sequence[str]
@@ -22,7 +24,8 @@ MetricFn = Callable[[Sequence[Target], Sequence[str]], dict[str, float]]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_NUMBER = re.compile(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<!\d)[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_ANSWER_MARK = "####"
 
 
 def _tidy(text: str) -> str:
@@ -71,8 +74,10 @@ def _rouge(kind: str, target: str, prediction: str) -> float:
 
 
 def _last_number(text: str) -> decimal.Decimal | None:
-    numbers = _NUMBER.findall(text)
-    return decimal.Decimal(numbers[-1].replace(",", "")) if numbers else None
+    """The number behind the first "####", GSM8K's own mark of an answer; where there is no such mark, the last one."""
+    _, marked, behind = text.partition(_ANSWER_MARK)
+    numbers = _NUMBER.findall(behind.lstrip().partition("\n")[0])[:1] if marked else _NUMBER.findall(text)
+    return decimal.Decimal(numbers[-1].replace(",", "").replace("\u2212", "-")) if numbers else None
 
 
 def _final_number(target: str, prediction: str) -> float:
@@ -198,7 +203,10 @@ def json_field_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict
 
 
 def final_number(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    """Share of predictions whose last number equals the target's last number ("... so 1,250." is 1250)."""
+    """Share of predictions whose answer equals the target's, as numbers: "... so 1,250." is 1250.
+
+    The answer stands behind "####", as in GSM8K (Cobbe et al. 2021), and is a text's last number without it.
+    """
     return _mean("final_number", targets, predictions)
 
 
@@ -230,13 +238,15 @@ def _corpus(name: str, targets: Sequence[Target], predictions: Sequence[str]) ->
 
     if not targets:
         return 0.0
-    pairs = list(zip(targets, predictions, strict=True))
-    references = [[target] if isinstance(target, str) else list(target) for target, _ in pairs]
-    most = max(map(len, references))
-    # One list for each place; who has fewer has none there.
-    places = [[found[n] if n < len(found) else None for found in references] for n in range(most)]
-    score = getattr(sacrebleu, name)([prediction for _, prediction in pairs], places).score
+    score = getattr(sacrebleu, name)([p for _, p in zip(targets, predictions, strict=True)], _places(targets)).score
     return min(100.0, float(score))  # its sums of logarithms can end a hair above
+
+
+def _places(targets: Sequence[Target]) -> list[list[str | None]]:
+    """One list for each place of a reference; a target that has fewer has none there."""
+    references = [[target] if isinstance(target, str) else list(target) for target in targets]
+    most = max(map(len, references))
+    return [[found[n] if n < len(found) else None for found in references] for n in range(most)]
 
 
 def macro_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
@@ -244,10 +254,7 @@ def macro_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str,
 
     Of several references the predicted one counts as the target, else the first.
     """
-    want, got = [], [_label(prediction) for prediction in predictions]
-    for target, label in zip(targets, got, strict=True):
-        labels = [_label(text) for text in ([target] if isinstance(target, str) else target)]
-        want.append(label if label in labels else labels[0])
+    want, got = _labels(targets, predictions)
     scores = []
     for label in sorted(set(want)):
         common = sum(w == g == label for w, g in zip(want, got, strict=True))
@@ -255,8 +262,61 @@ def macro_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str,
     return {"macro_f1": sum(scores) / len(scores) if scores else 0.0}
 
 
+def _labels(targets: Sequence[Target], predictions: Sequence[str]) -> tuple[list[str], list[str]]:
+    want, got = [], [_label(prediction) for prediction in predictions]
+    for target, label in zip(targets, got, strict=True):
+        labels = [_label(text) for text in ([target] if isinstance(target, str) else target)]
+        want.append(label if label in labels else labels[0])
+    return want, got
+
+
 # Of a data set as a whole: what they say of one example alone is no part of their mean.
 METRICS |= {"bleu": bleu, "chrf": chrf, "macro_f1": macro_f1}
+
+
+# What these are made of, for intervals: name -> (statistics of each example [n, k], the score of their sum).
+Counts = tuple[Callable[[Sequence[Target], Sequence[str]], np.ndarray], Callable[[np.ndarray], float]]
+
+
+def _json_statistics(targets: Sequence[Target], predictions: Sequence[str]) -> np.ndarray:
+    pairs = zip(targets, predictions, strict=True)
+    found = [[_json_counts(r, p) for r in ([t] if isinstance(t, str) else t)] for t, p in pairs]
+    return np.array([max(counts, key=lambda c: _f1(*c)) for counts in found], np.float64)
+
+
+def _label_statistics(targets: Sequence[Target], predictions: Sequence[str]) -> np.ndarray:
+    """Of every label: whether it is right here, wanted, given."""
+    want, got = _labels(targets, predictions)
+    both = list(zip(want, got, strict=True))
+    rows = [[(w == g == label, w == label, g == label) for label in sorted(set(want))] for w, g in both]
+    return np.array(rows, np.float64).reshape(len(rows), -1)
+
+
+def _macro_of_sums(sums: np.ndarray) -> float:
+    """Of the labels that were drawn."""
+    scores = [_f1(*counts) for counts in sums.reshape(-1, 3) if counts[1] > 0]
+    return float(sum(scores) / len(scores))
+
+
+def _corpus_counts(name: str) -> Counts:
+    def metric() -> Any:
+        import sacrebleu
+
+        return {"bleu": sacrebleu.BLEU, "chrf": sacrebleu.CHRF}[name]()
+
+    def statistics(targets: Sequence[Target], predictions: Sequence[str]) -> np.ndarray:
+        places = _places(targets)
+        return np.array(metric()._extract_corpus_statistics(predictions, places), np.float64)
+
+    return statistics, lambda sums: min(100.0, float(metric()._compute_score_from_stats(sums.tolist()).score))
+
+
+COUNTS: dict[str, Counts] = {
+    "json_field_f1": (_json_statistics, lambda sums: _f1(*sums)),
+    "macro_f1": (_label_statistics, _macro_of_sums),
+    "bleu": _corpus_counts("bleu"),
+    "chrf": _corpus_counts("chrf"),
+}
 
 
 def metric_fn(metric: str | MetricFn, where: str) -> MetricFn:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from itune.data.manifest import Manifest
 from itune.evaluation.results import GROUPS, KNOWN_METRICS, Eval, TaskResult
 
-RANKED, CHANCE, NORMALISED = "rank_accuracy", "rank_chance", "rank_accuracy_over_chance"
-ALL = "all tasks"
+# A metric and its baseline -> the normalised score: 0 is what the baseline gets, 100 is all right.
+RANKED = "rank_accuracy"
+NORMALISED = {
+    (RANKED, "rank_chance"): "rank_accuracy_over_chance",
+    (RANKED, "rank_majority"): "rank_accuracy_over_majority",
+    ("accuracy", "majority"): "accuracy_over_majority",
+    ("exact_match", "majority"): "exact_match_over_majority",
+}
+ALL, DEV, UNSEEN = "all tasks", "dev tasks", "unseen tasks"
 
 # {group: {ALL or cluster: {measure: {"mean": value, "tasks": how many have it}}}}
 Averages = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -20,13 +27,18 @@ def clusters(manifest: Manifest) -> dict[str, str]:
     return {task.name: task.cluster for task in manifest.tasks()}
 
 
-def averages(measured: Eval, cluster: Mapping[str, str]) -> Averages:
-    """Of the loss, of itune's own metrics, and of rank_accuracy_over_chance: 0 is what guessing gets, 100 is all right
-    (Srivastava et al. 2022's normalised score)."""
+def averages(measured: Eval, cluster: Mapping[str, str], unseen: Callable[[str], bool] = lambda _: False) -> Averages:
+    """Of the loss, of itune's own metrics, and of what they are beyond guessing and beyond always the same answer
+    (Srivastava et al. 2022's normalised score).
+
+    unseen: the held-out tasks that are; with any, "dev" and "unseen" stand beside the clusters.
+    """
     out: Averages = {}
     for group in GROUPS:
         tasks = measured.group(group)
         sets = {ALL: list(tasks)}
+        if group == "held_out" and any(map(unseen, tasks)):
+            sets |= {DEV: [t for t in tasks if not unseen(t)], UNSEEN: [t for t in tasks if unseen(t)]}
         for task in tasks:
             sets.setdefault(cluster.get(task) or "no cluster", []).append(task)
         if tasks:
@@ -45,9 +57,10 @@ def _mean(results: Iterable[TaskResult]) -> dict[str, dict[str, float]]:
 def measures(result: TaskResult) -> dict[str, float]:
     found = {} if result.loss is None else {"loss": result.loss}
     found |= {name: value for name, value in result.metrics.items() if name in KNOWN_METRICS}
-    if RANKED in result.metrics and result.metrics.get(CHANCE, 100.0) < 100.0:
-        chance = result.metrics[CHANCE]
-        found[NORMALISED] = 100.0 * (result.metrics[RANKED] - chance) / (100.0 - chance)
+    for (metric, baseline), name in NORMALISED.items():
+        if metric in result.metrics and result.metrics.get(baseline, 100.0) < 100.0:
+            lowest = result.metrics[baseline]
+            found[name] = 100.0 * (result.metrics[metric] - lowest) / (100.0 - lowest)
     return found
 
 

@@ -184,7 +184,7 @@ def _results(
     after = state_eval("after", snapshot, scored)
     evaluation = Evaluation(
         after=after,
-        averages=averages(after, clusters(manifest)),
+        averages=averages(after, clusters(manifest), config.evaluation.is_unseen),
         notes=reader_notes(data.folder, manifest, snapshot, scored),
         facts=facts("itune.evaluate"),
     )

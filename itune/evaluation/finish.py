@@ -58,7 +58,7 @@ def finish_run(
         notes=reader_notes(folder, manifest, after, scored),
         facts=facts("itune.train") | dict(told),
         timings=timings,
-        averages=averages(evals["after"], clusters(manifest)),
+        averages=averages(evals["after"], clusters(manifest), config.evaluation.is_unseen),
     )
     evaluation.save(model_dir / "evaluation.json")
     print_summary(evaluation, console)

@@ -5,7 +5,8 @@ writes a request, this process answers (itune.evaluation.metrics_client is the o
 
   request  {"modules": [str],
             "tasks": {task: {"targets": [str], "predictions": {state: [str] | null}, "examples": [{...}]?}}}
-  out      {"tasks": {task: {"metrics": {state: {name: value}}, "per_example": {state: {name: [value]}}}},
+  out      {"tasks": {task: {"metrics": {state: {name: value}}, "per_example": {state: {name: [value]}},
+                             "references": [[str]]}},
             "errors": {task: [line]}, "notes": {task: [line]}}
 
 examples: the pass-through features of each example, for a task whose postprocess_fn reads them.
@@ -14,6 +15,7 @@ examples: the pass-through features of each example, for a task whose postproces
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib
 import json
 import math
@@ -29,6 +31,8 @@ import seqio
 from itune.data import intervals, registry
 from itune.data import metrics as metrics_lib
 from itune.errors import UserError
+
+MOST_CLASSES = 20  # answers of a task: more are no classes
 
 
 def import_modules(modules: Sequence[str]) -> None:
@@ -115,6 +119,38 @@ def _intervals(values: Mapping[str, float], scores: Mapping[str, Sequence[float]
     return out
 
 
+def _resampled(
+    values: Mapping[str, float], metric_fns: Sequence[Callable[..., Any]], references: Sequence[Any], outputs: Any
+) -> dict[str, float]:
+    """Intervals of those of itune's metrics that are of the data set as a whole."""
+    out: dict[str, float] = {}
+    for function in metric_fns:
+        name = getattr(function, "__name__", "")
+        if metrics_lib.METRICS.get(name) is function and name in values and f"{name}/low" not in {**values, **out}:
+            counts, score = metrics_lib.COUNTS[name]
+            low, high = intervals.of_sums(counts(references, outputs), score)
+            out |= {f"{name}/low": low, f"{name}/high": high, f"{name}/of": float(len(outputs))}
+    return out
+
+
+def _majority(references: Sequence[Any]) -> float | None:
+    """What the same answer every time would get, 0..100, where the answers are few and come again; else None."""
+    labels = [r if isinstance(r, str) else r[0] if isinstance(r, Sequence) and r else None for r in references]
+    counts = collections.Counter(label.strip().casefold() for label in labels if isinstance(label, str))
+    if counts.total() < len(labels) or not 2 <= len(counts) <= min(MOST_CLASSES, len(labels) // 2):
+        return None
+    return 100.0 * counts.most_common(1)[0][1] / len(labels)
+
+
+def reference_texts(reference: Any, target: str) -> list[str]:
+    """All right answers, where that is what a postprocess_fn made of a target; else the target."""
+    if isinstance(reference, str):
+        return [reference]
+    if isinstance(reference, Sequence) and reference and all(isinstance(text, str) for text in reference):
+        return list(reference)
+    return [target]
+
+
 def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -> dict[str, Any]:
     """One task's answer: {"metrics", "per_example", "errors", "notes"}. Raises whatever its postprocess_fn raises."""
     targets: list[str] = request["targets"]
@@ -125,6 +161,7 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
     references = [task.postprocess_fn(t, example=e, is_target=True) for t, e in zip(targets, examples, strict=True)]
 
     answer: dict[str, Any] = {"metrics": {}, "per_example": {}, "errors": [], "notes": []}
+    answer["references"] = [reference_texts(r, t) for r, t in zip(references, targets, strict=True)]
     for state, texts in request["predictions"].items():
         if texts is None:
             continue
@@ -139,7 +176,10 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
             for name, scorer in per_example_scorers(task).items()
             if name not in failed
         }
+        if (most := _majority(references)) is not None and {"accuracy", "exact_match"} & values.keys():
+            values["majority"] = most
         values |= _intervals(values, answer["per_example"][state])
+        values |= _resampled(values, task.predict_metric_fns, references, outputs)
         answer["metrics"][state] = values
         sound = [f for f in task.predict_metric_fns if getattr(f, "__name__", "") not in failed]
         answer["per_example"][state] |= counted_per_example(sound, references, outputs)
@@ -165,7 +205,7 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
         except Exception as error:  # the task's postprocess_fn is the user's code
             out["errors"][name] = [describe(error, info.sensitive)]
             continue
-        out["tasks"][name] = {"metrics": answer["metrics"], "per_example": answer["per_example"]}
+        out["tasks"][name] = {key: answer[key] for key in ("metrics", "per_example", "references")}
         for key in ("errors", "notes"):
             if answer[key]:
                 out[key][name] = answer[key]

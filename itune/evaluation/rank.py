@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from itune.data.intervals import summarise
-from itune.data.metrics import macro_f1
+from itune.data.intervals import of_sums, summarise
+from itune.data.metrics import COUNTS, macro_f1
 from itune.data.prompt import render_prompt, render_spans
 from itune.data.reader import RecordReader, prompt_ids
 from itune.data.records import Record
@@ -42,7 +42,8 @@ LOOKED_AT = 2000  # records of a split, for the classes that there are
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranked:
     """An example's options, in nats. target: the right one's place.  tokens: of each, its end included.
-    unconditional: after an empty question.  classes: whether the options are those of all examples of the template."""
+    unconditional: after an empty question.  classes: whether the options are those of all examples of the template.
+    prompt: as the model saw it."""
 
     group: str
     task: str
@@ -54,6 +55,7 @@ class Ranked:
     tokens: tuple[int, ...]
     unconditional: tuple[float, ...]
     classes: bool
+    prompt: str = ""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Ranked:
@@ -83,7 +85,7 @@ def rank(
     """Those of the questions that have options. sizes: the number of records of each task, by its number."""
     classes = {k: classes_of(reader.record(k, r) for r in range(min(n, LOOKED_AT))) for k, n in sizes.items()}
     pairs: list[Pair] = []
-    chosen: list[tuple[Question, Record, tuple[str, ...], bool, list[list[int]]]] = []
+    chosen: list[tuple[Question, Record, tuple[str, ...], bool, list[list[int]], str]] = []
     empty = render_prompt(tokenizer, "", prompt_format)
     for q in questions:
         record = reader.record(q.segment.task, q.segment.record)
@@ -93,10 +95,10 @@ def rank(
             continue
         prompt = prompt_ids(record, q.segment, q.truncate_side)
         pairs += [(context, reply) for context in (prompt, empty) for reply in replies]
-        chosen.append((q, record, options, shared, replies))
+        chosen.append((q, record, options, shared, replies, tokenizer.decode(prompt)))
     scores = iter(scorer.score(pairs, check=check))
     found = []
-    for q, record, options, shared, replies in chosen:
+    for q, record, options, shared, replies, prompt_text in chosen:
         given, alone = ([next(scores).logprob for _ in options] for _ in range(2))
         found.append(
             Ranked(
@@ -110,6 +112,7 @@ def rank(
                 tokens=tuple(map(len, replies)),
                 unconditional=tuple(alone),
                 classes=shared,
+                prompt=prompt_text,
             )
         )
     return tuple(found)
@@ -184,11 +187,14 @@ def rank_metrics(ranked: Sequence[Ranked]) -> dict[str, float]:
                 count[way] = (float(int(score.argmax()) == r.target), 1.0)
     out = summarise(counts)
     picked = [r.options[int(np.argmax(r.logprob))] for r in ranked]
-    out |= {f"rank_{k}": v for k, v in macro_f1([r.options[r.target] for r in ranked], picked).items()}
+    right = [r.options[r.target] for r in ranked]
+    out |= {f"rank_{k}": v for k, v in macro_f1(right, picked).items()}
+    sums_of, of_sum = COUNTS["macro_f1"]
+    low, high = of_sums(sums_of(right, picked), of_sum)
+    out |= {"rank_macro_f1/low": low, "rank_macro_f1/high": high, "rank_macro_f1/of": float(len(ranked))}
     out["rank_chance"] = 100.0 * math.fsum(1 / len(r.options) for r in ranked) / len(ranked)
     if all(r.classes for r in ranked):
-        most = collections.Counter(r.options[r.target] for r in ranked).most_common(1)[0][1]
-        out["rank_majority"] = 100.0 * most / len(ranked)
+        out["rank_majority"] = 100.0 * collections.Counter(right).most_common(1)[0][1] / len(ranked)
     return out
 
 
@@ -197,7 +203,7 @@ def ranked_records(ranked: Sequence[Ranked], *, sensitive: Collection[str], show
     records = []
     for r in ranked:
         hidden = r.task in sensitive and not show_text
-        records.append(finite(dataclasses.asdict(r)) | ({"options": None} if hidden else {}))
+        records.append(finite(dataclasses.asdict(r)) | ({"options": None, "prompt": None} if hidden else {}))
     return records
 
 

@@ -18,7 +18,7 @@ from itune.data.metrics import METRICS
 
 GROUPS = ("held_in", "held_out")
 STATES = ("before", "before_chat", "after")
-TEXT_FIELDS = ("prompt", "target", "before", "before_chat", "after")
+TEXT_FIELDS = ("prompt", "target", "references", "before", "before_chat", "after")
 
 # Of options by their likelihood: see itune.evaluation.rank.
 RANK_METRICS = ("rank_accuracy", "rank_accuracy_norm", "rank_accuracy_unconditional", "rank_accuracy_calibrated")
@@ -150,7 +150,11 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One generated example, a line of predictions.jsonl. scores: {state: {metric: value}}. Losses: nats per token."""
+    """One generated example, a line of predictions.jsonl. scores: {state: {metric: value}}. Losses: nats per token.
+
+    target: the text that was trained for.  references: what the metrics compare with, all right answers among it.
+    before, before_chat, after: the outputs.
+    """
 
     task: str
     group: str
@@ -158,6 +162,7 @@ class Prediction:
     template: str
     prompt: str | None
     target: str | None
+    references: Sequence[str] | None = None
     before: str | None = None
     before_chat: str | None = None
     after: str | None = None

@@ -93,7 +93,8 @@ def predictions(states: Mapping[str, Snapshot | None], scored: dict[str, Any]) -
     }
     out = []
     for task in dict.fromkeys(c.task for c in reference.completions):
-        per_example = scored["tasks"].get(task, {}).get("per_example", {})
+        answer = scored["tasks"].get(task, {})
+        per_example, references = answer.get("per_example", {}), answer.get("references") or []
         for n, c in enumerate(_of(reference, task)):
             key = (c.group, c.task, c.id)
             scores = {state: {m: values[n] for m, values in ms.items()} for state, ms in per_example.items()}
@@ -105,6 +106,7 @@ def predictions(states: Mapping[str, Snapshot | None], scored: dict[str, Any]) -
                     template=c.template,
                     prompt=c.prompt,
                     target=c.target,
+                    references=references[n] if n < len(references) else [c.target],
                     before=texts["before"].get(key),
                     before_chat=texts["before_chat"].get(key) if "before_chat" in texts else None,
                     after=texts["after"].get(key),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 import seqio
 from rouge_score import rouge_scorer
 
-from itune.data.metrics import METRICS, PER_EXAMPLE, metric_fn
+from itune.data import intervals
+from itune.data.metrics import COUNTS, METRICS, PER_EXAMPLE, metric_fn
 from itune.errors import UserError
 
 
@@ -29,6 +33,10 @@ from itune.errors import UserError
         ("final_number", "The answer is 3.", "10-3", 100),
         ("final_number", "The answer is -3.", "it is 3", 0),
         ("final_number", "The answer is 3.", "three", 0),
+        ("final_number", "2+3=<<2+3=5>>5\n#### 5", "It is 5.\n#### 5\n\nQuestion: 6 apples and 7?", 100),
+        ("final_number", "#### 5", "5 and 6\n#### none", 0),
+        ("final_number", "#### -1,250", "#### \u22121250.0", 100),
+        ("final_number", "#### 0.5", "so .5", 100),
         ("json_field_f1", '{"drug": "Aspirin", "mg": 81}', '{"mg": 81.0, "drug": " aspirin"}', 100),
         ("json_field_f1", '{"drug": "aspirin", "mg": 81}', '{"drug": "aspirin", "mg": 325}', 50),
         ("json_field_f1", '{"meds": ["a", "b", "c"]}', '{"meds": ["c", "a"]}', 80),
@@ -101,3 +109,34 @@ def test_seqio_accepts_them() -> None:
     source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: None, splits=["train"])
     task = seqio.Task("any", source=source, output_features={}, metric_fns=list(METRICS.values()))
     assert len(task.predict_metric_fns) == len(METRICS)
+
+
+OWNERS_ANSWER = re.compile(r"#### (\-?[0-9\.\,]+)")  # of GSM8K's own dataset.py: the first in a text
+
+
+def test_final_number_is_gsm8ks_own_answer(data_dir) -> None:
+    lines = (data_dir / "general" / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line)["answer"] for line in lines]
+    theirs = [OWNERS_ANSWER.search(answer)[1].replace(",", "") for answer in answers]
+    assert len(answers) > 1000
+    assert METRICS["final_number"](answers, [f"I say {n}, or\n#### {n}\nThen 1 more." for n in theirs]) == {
+        "final_number": 100.0
+    }
+    assert METRICS["final_number"](answers, [f"#### {n}1" for n in theirs]) == {"final_number": 0.0}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_sums_behind_an_interval_give_the_metric(name: str) -> None:
+    """Of all examples, and of some that are drawn twice: what resampling must come to."""
+    targets = ["the cat sat on the mat", ["a dog ran home", "the dog went home now"], "yes", "no", "yes"]
+    predictions = ["the cat sat on a mat", "the dog went home again", "yes", "yes", "no"]
+    if name == "json_field_f1":
+        targets, predictions = (['{"a": 1, "b": [2, 3]}', '{"a": 2}'], ['{"a": 1, "b": [3]}', '{"c": 1}'])
+    counts, score = COUNTS[name]
+    found = counts(targets, predictions)
+    assert score(found.sum(axis=0)) == pytest.approx(METRICS[name](targets, predictions)[name])
+    twice = [0, 0, 1]
+    again = METRICS[name]([targets[i] for i in twice], [predictions[i] for i in twice])[name]
+    assert score(found[twice].sum(axis=0)) == pytest.approx(again)
+    low, high = intervals.of_sums(found, score)
+    assert low < METRICS[name](targets, predictions)[name] <= high

@@ -13,12 +13,14 @@ from itune.data.prompt import render_spans
 from itune.data.records import Record
 from itune.data.schedule import Segment
 from itune.data.tokenizer import Tokenizer
-from itune.evaluation.averages import NORMALISED, averages, lines
+from itune.evaluation.averages import averages, lines
 from itune.evaluation.evaluate import MemoryReader
 from itune.evaluation.rank import Question, Ranked, classes_of, options_of, rank, rank_metrics
 from itune.evaluation.results import Eval, TaskResult
 from itune.inference.loglikelihood import Scored
 from tests.world import write_model
+
+OVER_CHANCE = "rank_accuracy_over_chance"
 
 
 def record(number: int, target: str, template: str = "t", **extras: str) -> Record:
@@ -114,6 +116,18 @@ def test_averages_count_each_task_alike_and_chance_is_zero():
     found = averages(measured, {"a": "nli", "b": "nli"})
     assert set(found["held_out"]) == {"all tasks", "nli", "no cluster"} and "held_in" not in found
     nli = found["held_out"]["nli"]
-    assert nli["loss"] == {"mean": 2.0, "tasks": 2} and nli[NORMALISED] == {"mean": 25.0, "tasks": 2}
+    assert nli["loss"] == {"mean": 2.0, "tasks": 2} and nli[OVER_CHANCE] == {"mean": 25.0, "tasks": 2}
     assert "theirs" not in nli and math.isclose(nli["rank_accuracy"]["mean"], 50.0)
     assert lines(found)[1] == ("mean held out, nli (2): loss 2.000, rank_accuracy 50.0, rank_accuracy_over_chance 25.0")
+
+
+def test_dev_and_unseen_are_averaged_apart_and_a_constant_answer_is_zero():
+    result = lambda **metrics: TaskResult(loss=1.0, examples=4, metrics=metrics)  # noqa: E731
+    measured = Eval(
+        held_out={"a": result(rank_accuracy=80.0, rank_majority=60.0), "b": result(accuracy=40.0, majority=60.0)}
+    )
+    found = averages(measured, {}, lambda task: task == "b")["held_out"]
+    assert found["dev tasks"]["rank_accuracy_over_majority"] == {"mean": 50.0, "tasks": 1}
+    assert found["unseen tasks"]["accuracy_over_majority"] == {"mean": -50.0, "tasks": 1}
+    assert "accuracy" not in found["dev tasks"] and found["all tasks"]["loss"]["tasks"] == 2
+    assert "dev tasks" not in averages(measured, {})["held_out"]
