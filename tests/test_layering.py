@@ -53,6 +53,7 @@ PLACES = [
     ("itune.inference", 3, "inference"),
     ("itune.weights", 3, "weights"),
     ("itune.training.loop", 4, "training.loop"),
+    ("itune.training.run", 4, "training.loop"),
     ("itune.training.stacked", 4, "training.loop"),
     ("itune.training.session", 4, "training.loop"),
     ("itune.evaluation", 4, "evaluation"),

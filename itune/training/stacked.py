@@ -28,9 +28,10 @@ from itune.models.spec import ModelSpec, Params, model_spec
 from itune.storage.workdir import Workdir
 from itune.terminal import say
 from itune.training.lock import lock
-from itune.training.loop import EXIT_NONFINITE, Started, end_run, start_run, timed
+from itune.training.loop import EXIT_NONFINITE, TrainingSteps
 from itune.training.metrics import progress_bar
 from itune.training.optim import Optimizer, learning_rate
+from itune.training.run import Started, end_run, start_run, timed
 from itune.training.session import Session, step_key
 from itune.training.setup import slots
 from itune.training.signals import Stopped, StopRequest, stop_on_signals
@@ -105,7 +106,7 @@ def _train(runs: Sequence[Started], session: Session, stop: StopRequest) -> tupl
     step_fn = session.kept("stacked", key, lambda: jax.jit(make(), donate_argnums=0))
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.state for run in runs))
     keys = jnp.stack([jax.random.key(run.config.seed) for run in runs])
-    steps = [run.steps for run in runs]
+    steps = [TrainingSteps.of(run) for run in runs]
     feeds = [run.batches(0) for run in runs]
     readers = [one.reader(0) for one in steps]
     positions = max(run.data.plan.T for run in runs)

@@ -56,7 +56,7 @@ def test_metrics_are_seqios_evaluators(name, answers, predictions, metrics, post
     )
     order = [int(e["id"].decode()) for e in evaluator.cached_task_datasets[task.name].as_numpy_iterator()]
     vocabulary = task.output_features["targets"].vocabulary
-    ids = [vocabulary.encode(text) + [vocabulary.eos_id] for text in predictions]
+    ids = [[*vocabulary.encode(text), vocabulary.eos_id] for text in predictions]
     longest = max(map(len, ids))  # a predict_fn gives arrays, padded
     said = [(n, ids[i] + [vocabulary.pad_id] * (longest - len(ids[i]))) for n, i in enumerate(order)]
     found, _ = evaluator.evaluate(compute_metrics=True, predict_fn=lambda ds: said)
