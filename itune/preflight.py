@@ -21,7 +21,6 @@ def main(argv: Sequence[str]) -> int:
     from itune.costs.preflight import preflight
     from itune.terminal import say
 
-    console = Console(stderr=True)
     return preflight(
         config,
         flags.topology,
@@ -31,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         generate=flags.generate,
         output_format=flags.format,
         picture=flags.picture,
-        echo=lambda line: say(console, line),
+        echo=lambda line: say(Console(stderr=True), line),
     )
 
 
@@ -50,8 +49,7 @@ def _parser() -> cli.Parser:
     searched = "compile up to N arrangements (mesh, remat, microbatches) for each topology and tell the best"
     parser.add_argument("--search", type=int, default=0, metavar="N", help=searched)
     parser.add_argument("--price", type=float, default=0.0, metavar="P", help="of a chip for an hour")
-    written = "compile generation as well, of a batch of prompts of that length and so many new tokens each"
-    parser.add_argument("--generate", default="", metavar="BATCHxPROMPTxNEW", help=written)
+    parser.add_argument("--generate", default="", metavar="BxPxN", help="also B prompts of P tokens, N new ones each")
     parser.add_argument("--picture", default="", metavar="FILE.svg", help="draw memory by kind")
     cli.add_xla_flag(parser)
     cli.add_format_flag(parser)

@@ -150,7 +150,9 @@ def write(
     if prompts is None:
         return None
     echo(f"compiling generation for {target.name if target else 'the devices at hand'} ...")
-    config = dataclasses.replace(asked.config, mesh=MeshConfig(**one.mesh))
+    config = dataclasses.replace(
+        asked.config, mesh=MeshConfig(data=one.mesh["data"], fsdp=one.mesh["fsdp"], tensor=one.mesh["tensor"])
+    )
     return generation(config, asked.model, asked.shapes, prompts, target, one.memory["optimizer"])
 
 

@@ -116,10 +116,10 @@ def picture(found: Sequence[Estimate], written: Sequence[Generation | None] = ()
     """SVG: memory of a device by kind, a bar a topology and one for its generation, with the limit as a line."""
     bars: list[tuple[str, Estimate | Generation]] = []
     for n, e in enumerate(found):
-        name = f"{e.topology}  {'x'.join(map(str, e.mesh.values()))}"
-        bars.append((f"{name}  {e.remat}", e))
+        name = f"{e.topology}, {' x '.join(map(str, e.mesh.values()))}"
+        bars.append((f"{name}, remat {e.remat}", e))
         if n < len(written) and (g := written[n]) is not None:
-            bars.append((f"{name}  generation", g))
+            bars.append((f"{name}, generation", g))
     kinds = [kind for kind in COLOURS if any(one.memory.get(kind) for _, one in bars)]
     left, width, height, gap = 30 + max(7 * len(label) for label, _ in bars), 560, 26, 26
     scale = width / max(max(one.used, one.limit) for _, one in bars)
@@ -135,16 +135,21 @@ def picture(found: Sequence[Estimate], written: Sequence[Generation | None] = ()
             )
             x += size
         at = left + one.limit * scale
-        parts.append(f'<path d="M{at:.1f} {y - 5}V{y + height + 5}" stroke="#222" stroke-width="2"/>')
-        fits = "" if one.fits else ", does not fit"
+        if one.limit:
+            parts.append(f'<path d="M{at:.1f} {y - 5}V{y + height + 5}" stroke="#222" stroke-width="2"/>')
+        fits, ink = ("", "#555") if one.fits else (", does not fit", "#c00")
         parts.append(
-            f'<text x="{left}" y="{y + height + 14}" fill="#555">{_gib(one.used)} of {_gib(one.limit)}{fits}</text>'
+            f'<text x="{left}" y="{y + height + 14}" fill="{ink}">{_gib(one.used)} of {_gib(one.limit)}{fits}</text>'
         )
     at_x = left
     for kind in kinds:
         parts.append(f'<rect x="{at_x}" y="10" width="12" height="12" fill="{COLOURS[kind]}"/>')
         parts.append(f'<text x="{at_x + 16}" y="20">{kind}</text>')
         at_x += 30 + 7 * len(kind)
+    parts.append(
+        f'<path d="M{at_x + 6} 8V24" stroke="#222" stroke-width="2"/><text x="{at_x + 16}" y="20">limit</text>'
+    )
+    at_x += 50
     extent = f'width="{max(left + width, at_x) + 20}" height="{50 + len(bars) * (height + gap)}"'
     style = 'font-family="system-ui, sans-serif" font-size="12"'
     body = "\n".join(parts)

@@ -140,7 +140,7 @@ def test_the_compilers_words_for_too_much():
     assert estimates._sizes("something else") is None
 
 
-def test_generation_is_compiled_with_what_it_holds(model, capsys, monkeypatch):
+def test_generation_is_compiled_with_what_it_holds(model, capsys, monkeypatch, tmp_path):
     """Its parameters and its cache are those of the real slots, and the exit status asks them, too."""
     asked = config(mesh=MeshConfig(data=1, fsdp=8))
     code, found = said(capsys, asked, model, generate="8x100x60")
@@ -162,7 +162,9 @@ def test_generation_is_compiled_with_what_it_holds(model, capsys, monkeypatch):
     step, wider = found["topologies"][0], found["topologies"][0]["generation"]
     assert code == EXIT_DOES_NOT_FIT and step["fits"] and not wider["fits"]
     assert wider["memory"]["cache"] == 2 * text["memory"]["cache"]
-    preflight(asked, [], model_config=str(model), generate="8x40x20")
+    picture = tmp_path / "memory.svg"
+    preflight(asked, [], model_config=str(model), generate="8x40x20", picture=str(picture))
+    assert "generation</text>" in picture.read_text() and ">cache</text>" in picture.read_text()
     assert "generation, 8 prompts of 40 tokens and 20 new ones each: DOES NOT FIT" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from itune.data.config import DataConfig
 from itune.models.config import EncoderDecoderConfig, FullConfig, LayerKind, LoRAConfig, ModelConfig
 from itune.parallel import gradients
 from itune.parallel.collectives import Collective, collectives
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import PRESETS, MeshConfig
 from itune.parallel.mesh import make_mesh
 from itune.parallel.topology import compile_for_topology, topology
 from itune.training.abstract import Shapes, abstract_step
@@ -46,20 +46,14 @@ T5 = EncoderDecoderConfig(
     relative_buckets=8,
     relative_max_distance=32,
 )
-PRESETS = {
-    "dp": MeshConfig(data=8),
-    "fsdp": MeshConfig(data=1, fsdp=8),
-    "fsdp x tensor": MeshConfig(data=1, fsdp=4, tensor=2),
-    "2-D": MeshConfig(data=2, fsdp=2, tensor=2),
-}
+DEVICES = 8
 
 
 def compiled(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0):
     """(a step's program, its parts, its mesh)."""
     data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
     config = RunConfig(model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning)
-    count = math.prod((mesh_config.data, mesh_config.fsdp, mesh_config.tensor))
-    mesh = make_mesh(mesh_config, jax.devices()[:count])
+    mesh = make_mesh(mesh_config, jax.devices()[: 1 if mesh_config.data == 1 == mesh_config.fsdp else DEVICES])
     shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=encoder_length)
     parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
     return parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text(), parts, mesh
@@ -72,14 +66,30 @@ def sent(*asked, **more) -> tuple[list[Collective], int]:
     return collectives(text, mesh), trained
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=1), PRESETS["fsdp x tensor"]], ids=["one device", "fsdp x tensor"])
+def test_a_preset_gives_the_axes_that_are_left_out():
+    shapes = {
+        name: tuple(make_mesh(MeshConfig(preset=name), jax.devices()[:DEVICES]).shape.values()) for name in PRESETS
+    }
+    assert shapes == {"dp": (8, 1, 1), "fsdp": (1, 8, 1), "fsdp_tensor": (1, 4, 2), "2d": (2, 2, 2)}
+    four = MeshConfig(preset="fsdp_tensor", tensor=4)
+    assert (four.data, four.fsdp, four.tensor) == (1, -1, 4)
+    assert four == MeshConfig(data=1, tensor=4, fsdp=-1), "one run, however its mesh is said"
+    with pytest.raises(
+        ValueError, match=r"MeshConfig.preset='fsdp_tensr' must be one of .'dp', 'fsdp', 'fsdp_tensor', '2d'"
+    ):
+        MeshConfig(preset="fsdp_tensr")
+
+
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=1), MeshConfig(preset="fsdp_tensor")], ids=["one device", "fsdp_tensor"]
+)
 @pytest.mark.parametrize(("model", "encoder"), [(MODEL, 0), (T5, LENGTH)], ids=["decoder", "encoder-decoder"])
 def test_no_array_of_all_logits_is_made(mesh, model, encoder):
     """Of a device's supervised positions by the vocabulary or its part of it, in whatever shape."""
     model = dataclasses.replace(model, vocab_size=2 * WIDE)
-    text, _, _ = compiled(mesh, FullConfig(), model, encoder)
-    positions = ROWS * LENGTH // (mesh.data * mesh.fsdp)
-    words = model.vocab_size // mesh.tensor
+    text, _, laid = compiled(mesh, FullConfig(), model, encoder)
+    positions = ROWS * LENGTH // (laid.shape["data"] * laid.shape["fsdp"])
+    words = model.vocab_size // laid.shape["tensor"]
     shapes = {tuple(int(n) for n in found.split(",")) for found in re.findall(r"f32\[([\d,]+)\]", text)}
     assert any(words in shape or words // 2 in shape for shape in shapes), "the head is in the program"
     assert not [
@@ -89,7 +99,7 @@ def test_no_array_of_all_logits_is_made(mesh, model, encoder):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_logits_and_no_stacked_layers_are_gathered(preset):
-    found, _ = sent(PRESETS[preset], FullConfig())
+    found, _ = sent(MeshConfig(preset=preset), FullConfig())
     for one in found:
         for _, shape in one.shapes:
             assert not (len(shape) > 1 and shape[-1] == VOCAB and shape[-2] >= LENGTH), f"logits: {one}"
@@ -98,7 +108,7 @@ def test_no_logits_and_no_stacked_layers_are_gathered(preset):
 
 
 def test_data_parallel_sends_gradients_once_and_nothing_else_of_size():
-    found, trained = sent(PRESETS["dp"], FullConfig())
+    found, trained = sent(MeshConfig(preset="dp"), FullConfig())
     assert {one.kind for one in found} == {"all-reduce"} and {one.axes for one in found} == {"data"}
     total = sum(one.times * one.moved for one in found)
     # A tied embedding's gradient comes in two parts, of the lookup and of the head, and each is summed over devices.
@@ -107,19 +117,19 @@ def test_data_parallel_sends_gradients_once_and_nothing_else_of_size():
 
 
 def test_adapters_send_their_own_gradients_only():
-    found, trained = sent(PRESETS["dp"], LoRAConfig(rank=2))
+    found, trained = sent(MeshConfig(preset="dp"), LoRAConfig(rank=2))
     total = sum(one.times * one.moved for one in found)
     least = 2 * trained * 7 / 8
     assert least <= total < 1.1 * least + 4096, (total, least)
 
 
-@pytest.mark.parametrize("preset", ["fsdp", "fsdp x tensor", "2-D"])
+@pytest.mark.parametrize("preset", ["fsdp", "fsdp_tensor", "2d"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "head"])
 def test_a_split_vocabulary_is_whole_nowhere(preset, tied):
     """Neither the embedding and the head, nor their gradients, nor one tensor device's part of them at full width."""
     model = dataclasses.replace(MODEL, tied_embeddings=tied)
-    found, _ = sent(PRESETS[preset], FullConfig(), model)
-    words = VOCAB // PRESETS[preset].tensor
+    found, _ = sent(MeshConfig(preset=preset), FullConfig(), model)
+    words = VOCAB // MeshConfig(preset=preset).tensor
     for one in found:
         for _, shape in one.shapes:
             at_full_width = MODEL.width in shape and math.prod(shape) >= words * MODEL.width
@@ -130,16 +140,16 @@ def test_a_split_vocabulary_is_whole_nowhere(preset, tied):
 
 
 def test_fsdp_gathers_each_layer_inside_its_loop():
-    found, _ = sent(PRESETS["fsdp"], FullConfig())
+    found, _ = sent(MeshConfig(preset="fsdp"), FullConfig())
     gathers = [one for one in found if one.kind == "all-gather"]
     weights = [one for one in gathers if any(set(s[-2:]) >= {MODEL.width, MODEL.mlp_width} for _, s in one.shapes)]
     assert weights and all(one.times % LAYERS == 0 for one in weights), weights
 
 
-@pytest.mark.parametrize("preset", ["fsdp", "2-D"])
+@pytest.mark.parametrize("preset", ["fsdp", "2d"])
 def test_an_encoder_decoders_rows_stay_where_they_are(preset):
     """Its gradients are summed, its weights gathered; no activation is, of which a layer has several."""
-    found, _ = sent(PRESETS[preset], FullConfig(), T5, encoder_length=2 * LENGTH)
+    found, _ = sent(MeshConfig(preset=preset), FullConfig(), T5, encoder_length=2 * LENGTH)
     rows = {ROWS * LENGTH, 2 * ROWS * LENGTH}
     for one in found:
         if "/while/" in one.where:
