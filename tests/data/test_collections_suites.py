@@ -20,7 +20,12 @@ from itune.data.collections.suites import (
     said_answer,
     tydiqa_tasks,
 )
+from itune.data.config import DataConfig
+from itune.data.manifest import Request
+from itune.data.prepare import resolve_groups
+from itune.data.prepare_failures import Failures
 from itune.errors import UserError
+from itune.evaluation.config import EvalConfig
 
 BBH_PROMPT = """BIG-bench data must not be trained on. canary
 -----
@@ -56,6 +61,15 @@ def rows(name: str, shots: int | None = None) -> list[dict[str, str]]:
     return [row | {"prompt": SuiteTemplate(shots=shots).render(row)[0]} for row in found]
 
 
+def reasoning(mixture: str, asked: str) -> list[str]:
+    """The tasks that are evaluated in place of the mixture's."""
+    data = DataConfig(mixture=mixture, split="validation")
+    request = Request.from_config(data, EvalConfig(reasoning=asked), Path("model"), cache=Path("cache"))
+    groups = resolve_groups(request, Failures(request))
+    assert groups["train"] == groups["held_in"], "nothing is trained on"
+    return [info.name for info, _ in groups["held_in"]]
+
+
 def write_csv(path: Path, lines: list[list[str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -76,6 +90,8 @@ def test_mmlu(tmp_path):
     assert (first["answer"], json.loads(first["options"]), second["answer"]) == ("C", list("ABCD"), "A")
     zero, _ = rows("suite_mmlu/world_religions", 0)
     assert zero["prompt"].count("Answer:") == 1 and zero["prompt"].startswith("The following")
+    with pytest.raises(UserError, match="reasoning='on': there is no such task in place of 'suite_mmlu/world_relig"):
+        reasoning("suite_mmlu", "on")
     with pytest.raises(UserError, match="EvalConfig.shots=6: the suite has 5 exemplars"):
         rows("suite_mmlu/world_religions", 6)
     task = registry.get("suite_mmlu/world_religions")
@@ -101,6 +117,8 @@ def test_bbh(tmp_path):
         "Follow the steps.\n\nQ: What is left of 3 - 1?\nOptions:\n(A) 1\n(B) 2\nA: (B)\n\n"
         "Q: And of 2 - 1?\nOptions:\n(A) 1\n(B) 2\nA: (A)\n\nQ: Of 9 - 8?\nOptions:\n(A) 1\n(B) 2\nA:"
     )
+    assert (reasoning("suite_bbh", "on"), reasoning("suite_bbh", "off")) == (["suite_bbh/sums_cot"], ["suite_bbh/sums"])
+    assert reasoning("suite_bbh_cot", "off") == ["suite_bbh/sums"]
     assert "3 - 1 is 2. So the answer is (B).\n\nQ: And" in cot["prompt"] and "canary" not in cot["prompt"]
     assert cot["prompt"].endswith("A: Let's think step by step.") and cot["answer"] == "(A)"
     assert said_answer("So 1. So the answer is (A).\n\nQ: more") == "(A)" and said_answer("(A)") == "(A)"
@@ -126,6 +144,9 @@ def test_mgsm(tmp_path):
     )
     direct, _ = rows("suite_mgsm/de_direct", 1)
     assert direct["prompt"] == "Frage: Zwei Äpfel und einer?\nSchritt: 3\n\nFrage: Wie viele?\nSchritt:"
+    found = {asked: reasoning("suite_mgsm", asked) for asked in ("", "on", "off")}
+    assert found == {"": ["suite_mgsm/de"], "on": ["suite_mgsm/de"], "off": ["suite_mgsm/de_direct"]}
+    assert reasoning("suite_mgsm_direct", "on") == ["suite_mgsm/de"]
     (tmp_path / "mgsm_sw.tsv").write_text("Ngapi?\t1\n")
     mgsm_tasks(tmp_path, name="suite_mgsm2")
     with pytest.raises(UserError, match="MGSM_EXEMPLARS has none of 'sw'"):
