@@ -57,7 +57,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
         "beam": ["apache-beam>=2.60", "sentencepiece<0.2.2"],
-        "gcs": ["gcsfs>=2025.3"],
+        "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=3.1"],
         "hub": ["datasets>=3"],
         "harness": ["lm-eval>=0.4.10"],
         "ray": ["ray>=2.40"],

@@ -16,9 +16,9 @@ def main(argv: Sequence[str]) -> int:
     flags = _parser().parse(argv)
     if flags.gin_bindings:
         raise UserError(f"--gin.{flags.gin_bindings[0]}: convert takes no gin bindings")
-    names.on_disk("--to", flags.to)
     if (flags.model is None) == (flags.pack is None):
         raise UserError("one of --model (to convert) and --pack (adapters into one file) is needed")
+    names.on_disk("--to", flags.to)
     if flags.pack is not None:
         from itune.weights.adapter_file import pack
 
@@ -42,8 +42,7 @@ def _bytes(text: str) -> int:
 
 def _parser() -> cli.Parser:
     example = "python -m itune.convert --model=runs/quickstart --to=my_model"
-    about = "Write a run, or any weights, as a folder that transformers (or, an adapter by itself, peft) loads."
-    parser = cli.Parser(prog="python -m itune.convert", description=about, example=example, macros=False)
+    parser = cli.Parser(prog="python -m itune.convert", description=__doc__, example=example, macros=False)
     parser.add_argument("--model", metavar="RUN_DIR|SOURCE", help=cli.SOURCE)
     parser.add_argument("--to", required=True, metavar="FOLDER", help="where to; appears whole or not at all")
     parser.add_argument("--step", metavar="N|best", help="of a run: the checkpoint's step (default: the newest)")

@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
         model_config=flags.model_config,
         search=flags.search,
         price=flags.price,
+        generate=flags.generate,
         output_format=flags.format,
         picture=flags.picture,
         echo=lambda line: say(console, line),
@@ -49,6 +50,8 @@ def _parser() -> cli.Parser:
     searched = "compile up to N arrangements (mesh, remat, microbatches) for each topology and tell the best"
     parser.add_argument("--search", type=int, default=0, metavar="N", help=searched)
     parser.add_argument("--price", type=float, default=0.0, metavar="P", help="of a chip for an hour")
+    written = "compile generation as well, of a batch of prompts of that length and so many new tokens each"
+    parser.add_argument("--generate", default="", metavar="BATCHxPROMPTxNEW", help=written)
     parser.add_argument("--picture", default="", metavar="FILE.svg", help="draw memory by kind")
     cli.add_xla_flag(parser)
     cli.add_format_flag(parser)

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -119,21 +119,19 @@ class Estimate:
 def estimate(config: RunConfig, model: AnyModelConfig, shapes: Shapes, load: Load, target: Topology | None) -> Estimate:
     """target: None for the devices at hand. Raises: UserError where mesh, rows and heads don't go together."""
     devices = target.devices if target else jax.devices()
-    try:
-        mesh = make_mesh(config.mesh, devices)
-        check_shapes(
-            mesh,
-            batch_size=shapes.rows,
-            accumulation=config.train.accumulation,
-            num_kv_heads=model.num_kv_heads,
-        )
-        parts = step_parts(config, model, mesh, num_tasks=shapes.num_tasks, num_segments=shapes.segments)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    parts = parts_on(config, model, shapes, devices)
+    mesh = parts.compute.mesh
+    assert mesh is not None
     arguments = abstract_step(parts, shapes)
     started = time.perf_counter()
-    lowered = parts.jitted().lower(*arguments)
-    memory, limit, text, counted = _compiled(lowered, arguments, target)
+    state, frozen, batch = arguments[:3]
+    held = {
+        "parameters": bytes_per_device(state.params),
+        "optimizer": bytes_per_device(state.opt_state),
+        "frozen": bytes_per_device(frozen),
+        "batch": bytes_per_device(batch),
+    }
+    memory, limit, text, counted = compiled(parts.jitted().lower(*arguments), held, target)
     seconds = time.perf_counter() - started
     sent = by_kind(collectives(text, mesh)) if text else {}
     flops, executed = _flops(config, parts, shapes, load)
@@ -161,28 +159,40 @@ def estimate(config: RunConfig, model: AnyModelConfig, shapes: Shapes, load: Loa
     )
 
 
-def _compiled(lowered: Any, arguments: tuple, target: Topology | None) -> tuple[dict[str, int], int, str, float]:
-    """(memory by kind, the limit, the program's text, "" where it does not fit, the compiler's FLOPs)."""
-    state, frozen, batch = arguments[:3]
-    memory = {
-        "parameters": bytes_per_device(state.params),
-        "optimizer": bytes_per_device(state.opt_state),
-        "frozen": bytes_per_device(frozen),
-        "batch": bytes_per_device(batch),
-    }
+def parts_on(config: RunConfig, model: AnyModelConfig, shapes: Shapes, devices: Sequence[Any]) -> StepParts:
+    """A step's parts on the recipe's mesh. Raises: UserError where mesh, rows and heads don't go together."""
+    try:
+        mesh = make_mesh(config.mesh, devices)
+        check_shapes(
+            mesh,
+            batch_size=shapes.rows,
+            accumulation=config.train.accumulation,
+            num_kv_heads=model.num_kv_heads,
+        )
+        return step_parts(config, model, mesh, num_tasks=shapes.num_tasks, num_segments=shapes.segments)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def compiled(lowered: Any, held: Mapping[str, int], target: Topology | None) -> tuple[dict[str, int], int, str, float]:
+    """(memory by kind, the limit, the program's text, "" where it does not fit, the compiler's FLOPs).
+
+    held: bytes of a device by kind, of the program's arguments.
+    """
+    memory = dict(held)
     limit = target.chip.hbm // target.chip.devices if target else _limit_here()
     try:
-        compiled = compile_for_topology(lowered) if target else lowered.compile()
+        program = compile_for_topology(lowered) if target else lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         used, limit = _sizes(str(error)) or (limit + 1, limit)
         return memory | {"temporaries": max(0, used - sum(memory.values()))}, limit, "", math.nan
-    found = compiled.memory_analysis()
+    found = program.memory_analysis()
     memory["temporaries"] = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     memory["program"] = found.generated_code_size_in_bytes
-    counted = (compiled.cost_analysis() or {}).get("flops", math.nan)
-    return memory, limit, compiled.as_text(), counted
+    counted = (program.cost_analysis() or {}).get("flops", math.nan)
+    return memory, limit, program.as_text(), counted
 
 
 def _sizes(message: str) -> tuple[int, int] | None:

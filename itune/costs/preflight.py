@@ -12,6 +12,7 @@ from typing import Any
 from itune.config.run import RunConfig
 from itune.costs import report
 from itune.costs.estimate import Estimate, Load, estimate, full_rows
+from itune.costs.generation import Generation, Prompts, generation, parse
 from itune.errors import UserError
 from itune.evaluation.results import write_text
 from itune.models.config import AnyModelConfig, EncoderDecoderConfig
@@ -43,6 +44,7 @@ def preflight(
     model_config: str = "",
     search: int = 0,
     price: float = 0.0,
+    generate: str = "",
     output_format: str = "text",
     picture: str = "",
     echo: Callable[[str], None] = lambda line: None,
@@ -50,8 +52,10 @@ def preflight(
     """0 if the run fits on every topology (none: the devices at hand), else 4. Raises: UserError.
 
     model_config: a config.json to take the model from; no weights and no data are needed then.  search: compile at most
-    so many arrangements for each topology, and tell the best.  picture: an SVG file to write.
+    so many arrangements for each topology, and tell the best.  generate: "32x512x128", a batch of prompts, their length
+    and the new tokens of each, whose programs are compiled as well.  picture: an SVG file to write.
     """
+    prompts = parse(generate) if generate else None
     targets: list[Topology | None] = [
         topology(name) for name in topologies
     ]  # a slip in a name comes before minutes of data
@@ -59,24 +63,38 @@ def preflight(
     found = []
     for target in targets or [None]:
         found.append(best(asked, target, search, echo) if search else measure(asked, target, echo))
-    steps = config.train.steps
+    written = [write(asked, one, prompts, target, echo) for one, target in zip(found, targets or [None], strict=True)]
     if picture:
-        write_text(Path(picture), report.picture(found))
+        write_text(Path(picture), report.picture(found, written))
+    _tell(asked, found, written, price, output_format)
+    return 0 if all(one is None or one.fits for one in [*found, *written]) else EXIT_DOES_NOT_FIT
+
+
+def _tell(
+    asked: Asked,
+    found: Sequence[Estimate],
+    written: Sequence[Generation | None],
+    price: float,
+    output_format: str,
+) -> None:
+    steps = asked.config.train.steps
     if output_format == "json":
-        tasks = {"tasks": asked.tasks}
-        print(
-            json.dumps({"topologies": [report.as_json(e, steps=steps, price=price) for e in found]} | tasks, indent=1)
-        )
-    else:
-        for one in found:
-            print("\n".join(report.lines(one, steps=steps, price=price)))
-        if asked.tasks:
-            print("\n".join([f"over {steps:,} steps:", *report.task_lines(asked.tasks)]))
-        if len(found) > 1:
-            print("\n".join(["", *report.table(found, steps=steps, price=price)]))
-        if said := report.assumptions(found):
-            print("\n".join(said))
-    return 0 if all(e.fits for e in found) else EXIT_DOES_NOT_FIT
+        topologies = [
+            report.as_json(e, steps=steps, price=price) | {"generation": report.generation_json(g) if g else None}
+            for e, g in zip(found, written, strict=True)
+        ]
+        print(json.dumps({"topologies": topologies, "tasks": asked.tasks}, indent=1))
+        return
+    for one, text in zip(found, written, strict=True):
+        print("\n".join(report.lines(one, steps=steps, price=price)))
+        if text is not None:
+            print("\n".join(report.generation_lines(text)))
+    if asked.tasks:
+        print("\n".join([f"over {steps:,} steps:", *report.task_lines(asked.tasks)]))
+    if len(found) > 1:
+        print("\n".join(["", *report.table(found, steps=steps, price=price)]))
+    if said := report.assumptions(found):
+        print("\n".join(said))
 
 
 def _asked(config: RunConfig, model_config: str, echo: Callable[[str], None]) -> Asked:
@@ -123,6 +141,17 @@ def measure(asked: Asked, target: Topology | None, echo: Callable[[str], None]) 
     """The recipe as it is."""
     echo(f"compiling for {target.name if target else 'the devices at hand'} ...")
     return estimate(asked.config, asked.model, asked.shapes, asked.load, target)
+
+
+def write(
+    asked: Asked, one: Estimate, prompts: Prompts | None, target: Topology | None, echo: Callable[[str], None]
+) -> Generation | None:
+    """Generation on the mesh that the step was compiled for; None where none is asked for."""
+    if prompts is None:
+        return None
+    echo(f"compiling generation for {target.name if target else 'the devices at hand'} ...")
+    config = dataclasses.replace(asked.config, mesh=MeshConfig(**one.mesh))
+    return generation(config, asked.model, asked.shapes, prompts, target, one.memory["optimizer"])
 
 
 def best(asked: Asked, target: Topology | None, most: int, echo: Callable[[str], None]) -> Estimate:

@@ -9,10 +9,19 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from itune.costs.estimate import EFFICIENCY, Estimate
+from itune.costs.generation import Generation
 from itune.parallel.topology import GIB, SLICE_RATE
 
-KINDS = ("parameters", "optimizer", "frozen", "batch", "temporaries", "program")
-COLOURS = ("#4269d0", "#6cc5b0", "#9c6b4e", "#efb118", "#ff725c", "#97bbf5")
+COLOURS = {
+    "parameters": "#4269d0",
+    "optimizer": "#6cc5b0",
+    "frozen": "#9c6b4e",
+    "batch": "#efb118",
+    "cache": "#a463f2",
+    "slots": "#ff8ab7",
+    "temporaries": "#ff725c",
+    "program": "#97bbf5",
+}
 
 
 def lines(found: Estimate, *, steps: int, price: float) -> list[str]:
@@ -26,7 +35,7 @@ def lines(found: Estimate, *, steps: int, price: float) -> list[str]:
         + f", remat {e.remat}",
         f"  {'fits' if e.fits else 'DOES NOT FIT'}: {_gib(e.used)} of {_gib(e.limit)} a device"
         f" (compiled in {e.compile_seconds:.0f} s)",
-        "  memory: " + ", ".join(f"{kind} {_gib(e.memory[kind])}" for kind in KINDS if kind in e.memory),
+        "  memory: " + _kinds(e.memory),
         f"  products: {e.flops:.3g} FLOPs a step by formula, {e.executed:.3g} executed"
         + (f"; the compiler counts {e.counted:.3g} a device, loops once" if math.isfinite(e.counted) else ""),
     ]
@@ -42,6 +51,25 @@ def lines(found: Estimate, *, steps: int, price: float) -> list[str]:
         + (f" and cost {e.expected * steps / 3600 * e.chips * price:,.2f}" if price else "")
     )
     return said
+
+
+def generation_lines(found: Generation) -> list[str]:
+    """Below those of the step."""
+    g, p = found, found.prompts
+    took = ", ".join(f"{name} {_gib(size)}" for name, size in g.temporaries.items())
+    beside = "fits" if not g.limit or g.beside_optimizer <= g.limit else "does not fit"
+    return [
+        f"  generation, {p.batch} prompts of {p.length:,} tokens and {p.new:,} new ones each: "
+        f"{'fits' if g.fits else 'DOES NOT FIT'}: {_gib(g.used)} of {_gib(g.limit)} a device"
+        f" (compiled in {g.compile_seconds:.0f} s)",
+        f"    memory: {_kinds(g.memory)} (temporaries: {took})",
+        f"    beside the run's optimizer, as when a run evaluates: {_gib(g.beside_optimizer)}, {beside}",
+    ]
+
+
+def generation_json(found: Generation) -> dict[str, Any]:
+    """Every field, and the sum."""
+    return dataclasses.asdict(found) | {"used": found.used}
 
 
 def assumptions(found: Sequence[Estimate]) -> list[str]:
@@ -84,40 +112,47 @@ def as_json(found: Estimate, *, steps: int, price: float) -> dict[str, Any]:
     return {name: _finite(value) for name, value in fields.items()}
 
 
-def picture(found: Sequence[Estimate]) -> str:
-    """SVG: memory of a device by kind, a bar a topology, with the limit as a line."""
-    left, width, height, gap = 190, 560, 26, 18
-    most = max(max(e.used, e.limit) for e in found)
-    scale = width / most
-    parts = []
+def picture(found: Sequence[Estimate], written: Sequence[Generation | None] = ()) -> str:
+    """SVG: memory of a device by kind, a bar a topology and one for its generation, with the limit as a line."""
+    bars: list[tuple[str, Estimate | Generation]] = []
     for n, e in enumerate(found):
+        name = f"{e.topology}  {'x'.join(map(str, e.mesh.values()))}"
+        bars.append((f"{name}  {e.remat}", e))
+        if n < len(written) and (g := written[n]) is not None:
+            bars.append((f"{name}  generation", g))
+    kinds = [kind for kind in COLOURS if any(one.memory.get(kind) for _, one in bars)]
+    left, width, height, gap = 30 + max(7 * len(label) for label, _ in bars), 560, 26, 26
+    scale = width / max(max(one.used, one.limit) for _, one in bars)
+    parts = []
+    for n, (label, one) in enumerate(bars):
         y, x = 40 + n * (height + gap), float(left)
-        label = f"{e.topology}  {'x'.join(map(str, e.mesh.values()))}  {e.remat}"
         parts.append(f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{escape(label)}</text>')
-        for kind, colour in zip(KINDS, COLOURS, strict=True):
-            size = e.memory.get(kind, 0) * scale
-            said = f"{kind}: {_gib(e.memory.get(kind, 0))}"
+        for kind in kinds:
+            size = one.memory.get(kind, 0) * scale
             parts.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{size:.1f}" height="{height}" fill="{colour}">'
-                f"<title>{said}</title></rect>"
+                f'<rect x="{x:.1f}" y="{y}" width="{size:.1f}" height="{height}" fill="{COLOURS[kind]}">'
+                f"<title>{kind}: {_gib(one.memory.get(kind, 0))}</title></rect>"
             )
             x += size
-        at = left + e.limit * scale
+        at = left + one.limit * scale
         parts.append(f'<path d="M{at:.1f} {y - 5}V{y + height + 5}" stroke="#222" stroke-width="2"/>')
-        fits = "" if e.fits else ", does not fit"
+        fits = "" if one.fits else ", does not fit"
         parts.append(
-            f'<text x="{min(at, left + width) - 6:.1f}" y="{y + height + 14}" text-anchor="end" fill="#555">'
-            f"{_gib(e.used)} of {_gib(e.limit)}{fits}</text>"
+            f'<text x="{left}" y="{y + height + 14}" fill="#555">{_gib(one.used)} of {_gib(one.limit)}{fits}</text>'
         )
-    legend, at_x = [], left
-    for kind, colour in zip(KINDS, COLOURS, strict=True):
-        legend.append(f'<rect x="{at_x}" y="10" width="12" height="12" fill="{colour}"/>')
-        legend.append(f'<text x="{at_x + 16}" y="20">{kind}</text>')
+    at_x = left
+    for kind in kinds:
+        parts.append(f'<rect x="{at_x}" y="10" width="12" height="12" fill="{COLOURS[kind]}"/>')
+        parts.append(f'<text x="{at_x + 16}" y="20">{kind}</text>')
         at_x += 30 + 7 * len(kind)
-    extent = f'width="{left + width + 20}" height="{60 + len(found) * (height + gap)}"'
+    extent = f'width="{max(left + width, at_x) + 20}" height="{50 + len(bars) * (height + gap)}"'
     style = 'font-family="system-ui, sans-serif" font-size="12"'
-    body = "\n".join([*legend, *parts])
+    body = "\n".join(parts)
     return f'<svg xmlns="http://www.w3.org/2000/svg" {extent} {style}>\n<rect {extent} fill="#fff"/>\n{body}\n</svg>\n'
+
+
+def _kinds(memory: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {_gib(memory[kind])}" for kind in COLOURS if kind in memory)
 
 
 def task_lines(tasks: Mapping[str, Mapping[str, float]]) -> list[str]:

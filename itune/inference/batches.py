@@ -12,6 +12,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from itune.inference.beams import search
 from itune.inference.request import Completion, Decode, Reply, Request
@@ -86,7 +88,7 @@ class Batches:
                 cast(EncoderDecoder, spec.merge(params)), tokens_BP, length_B, penalty_B, stops_K, room, beams, compute
             )
 
-        self._sample, self._beam = sample, beam
+        self._sample, self._beam, self._mesh = sample, beam, compute.mesh
 
     def run(
         self,
@@ -113,15 +115,29 @@ class Batches:
 
     def batch(self, params: Params, requests: Sequence[Request], size: int, stops_K: np.ndarray):
         """Of two host arrays [size, room], the first rows are the requests'; the rest are fillers, all -1."""
-        shape = (size, row_length(max(len(request.ids) for request in requests)))
-        tokens_BP, length_B, limit_B = np.zeros(shape, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32)
-        for row, request in enumerate(requests):
-            tokens_BP[row, : len(request.ids)] = request.ids
-            length_B[row], limit_B[row] = len(request.ids), request.settings.max_new_tokens
-        settings = Settings.of([requests[min(row, len(requests) - 1)].settings for row in range(size)])
+        tokens_BP, length_B, limit_B, settings = _arrays(requests, size)
         room, beams = int(limit_B.max()), requests[0].settings.beams
         if beams > 1:
             found = self._beam(params, tokens_BP, length_B, settings.penalty, stops_K, room=room, beams=beams)
         else:
             found = self._sample(params, tokens_BP, length_B, limit_B, settings, stops_K, room=room)
         return fetch(found)
+
+    def lower(self, params: Params, request: Request, size: int) -> tuple[dict[str, Any], None]:
+        """({"batch": lowered}, None), as `Slots.lower`: nothing lies between its calls, the cache is inside."""
+        assert self._mesh is not None, "without arrays it needs to be told its devices"
+        copied = NamedSharding(self._mesh, P())
+        on = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=copied)  # noqa: E731
+        arrays = jax.tree.map(on, (*_arrays([request] * size, size), np.zeros(2, np.int32)))
+        return {"batch": self._sample.lower(params, *arrays, room=request.settings.max_new_tokens)}, None
+
+
+def _arrays(requests: Sequence[Request], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Settings]:
+    """(tokens [size, P], lengths, limits, settings [size]); a row without a request has length 0."""
+    shape = (size, row_length(max(len(request.ids) for request in requests)))
+    tokens_BP, length_B, limit_B = np.zeros(shape, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32)
+    for row, request in enumerate(requests):
+        tokens_BP[row, : len(request.ids)] = request.ids
+        length_B[row], limit_B[row] = len(request.ids), request.settings.max_new_tokens
+    settings = Settings.of([requests[min(row, len(requests) - 1)].settings for row in range(size)])
+    return tokens_BP, length_B, limit_B, settings

@@ -79,6 +79,15 @@ class Generator:
         engine = self._batches if self._encodes else self._slots
         return engine.run(self.params, requests, size, stop_ids, decode, check)
 
+    def lower(self, request: Request) -> tuple[dict[str, Any], Any]:
+        """(its programs by name, lowered; what lies on the devices between their calls) for `batch_size` such requests.
+
+        `params` may be ShapeDtypeStructs, on devices that need not be here. Raises: UserError, as `complete`.
+        """
+        self.check("the prompt", request)
+        engine = self._batches if self._encodes else self._slots
+        return engine.lower(self.params, request, self._size(self.batch_size))
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

@@ -245,6 +245,26 @@ class Slots:
             if cut:
                 state = state._replace(done=state.done.at[np.array(cut)].set(True))
 
+    def lower(self, params: Params, request: Request, size: int) -> tuple[dict[str, Any], State]:
+        """({"prefill", "decode": lowered}, the state that lies between their calls) on devices that need not be here.
+
+        params: ShapeDtypeStructs on the mesh of `compute`.  request: what every slot holds one like.
+        """
+        mesh = self.compute.mesh
+        assert mesh is not None, "without arrays it needs to be told its devices"
+        copied = NamedSharding(mesh, P())
+        on = lambda leaf, lies=copied: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies)  # noqa: E731
+        empty = jax.eval_shape(lambda: self.empty(size, cache_length(request.room)))
+        lies = self._cache_sharding(self.spec.config.num_kv_heads)
+        state = jax.tree.map(on, empty)._replace(cache=tuple(on(x, lies) for x in empty.cache))
+        requests = [request] * size
+        taken = self._take(deque(range(size)), requests, range(size))
+        new = jax.tree.map(on, self._arrivals(taken, requests, size))
+        stops_K = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=copied)
+        enough = jax.ShapeDtypeStruct((), jnp.int32, sharding=copied)
+        prefill = self.admit.lower(params, state, new, stops_K)
+        return {"prefill": prefill, "decode": self.advance.lower(params, state, stops_K, enough)}, state
+
     def _take(self, waiting: deque[int], requests: Sequence[Request], free: Sequence[int]) -> dict[int, int]:
         """{slot: number of its request} of one prefill: the first in line, as many as its rows hold."""
         taken: dict[int, int] = {}

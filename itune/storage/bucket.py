@@ -164,6 +164,8 @@ class Bucket:
             ) from error
         except Exception as error:  # requests', urllib3's, RetryError, checksums that differ
             cause = getattr(error, "cause", None) or error
+            if type(cause).__name__ == "DataCorruption":
+                raise Unreachable(f"{self.url}: what arrived of an object is not what its checksum says") from error
             raise Unreachable(
                 f"{self.url}: cannot be reached ({type(cause).__name__}: {_first_line(cause)})"
             ) from error

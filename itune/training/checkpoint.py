@@ -93,6 +93,8 @@ class Checkpoints:
         A step that was saved before is saved anew: then without a loss.
         """
         step = int(state.step)
+        if self._unverified:
+            self.finish()  # Orbax waits here anyway; where steps are quick, no poll finds it idle
         if step in self._manager.all_steps():
             self._manager.delete(step)  # killed in between, the run makes its last steps again
         items = ocp.args.Composite(

@@ -33,7 +33,7 @@ def loop(monkeypatch) -> list[tuple]:
     """Stands for itune.training.loop; the calls that it got."""
     calls: list[tuple] = []
     fake = types.ModuleType("itune.training.loop")
-    fake.train = lambda config, *, resume, show_text, allow_remote_tracker: (
+    fake.train = lambda config, *, resume, show_text, allow_remote_tracker, session: (
         calls.append(("train", config, resume, show_text)) or 75
     )
     fake.dry_run = lambda config, *, output_format: calls.append(("dry_run", config, output_format)) or 0

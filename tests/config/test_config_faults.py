@@ -290,11 +290,13 @@ def test_fault_on_the_command_line(write, bindings, message):
     assert error_of([write("")], bindings) == message
 
 
-@pytest.mark.parametrize("given", [{"model_dir": "gs://b/run"}, {"bindings": ["MODEL_DIR=gs://b/run"]}], ids=str)
-def test_a_run_lives_in_a_folder(write, given):
-    """Not in a local folder named gs:, which is what pathlib would make of it."""
+@pytest.mark.parametrize("given", [{"model_dir": "s3://box/run"}, {"bindings": ["MODEL_DIR=s3://box/run"]}], ids=str)
+def test_a_run_lives_in_a_folder_or_a_bucket_of_googles(write, given):
+    """Not in a local folder named s3:, which is what pathlib would make of it."""
     said = error_of([write("")], **given)
-    assert said.endswith("model_dir must be a folder: runs don't live in object stores.") and "gs://b/run" in said
+    what = "model_dir: runs live in folders and in gs://BUCKET/FOLDER; mount s3:// and give the folder."
+    assert said.endswith(what) and "s3://box/run" in said
+    assert load_run([write("")], model_dir="gs://box/run").folder.name == "run"
 
 
 def test_workdir_against_its_macro(write):

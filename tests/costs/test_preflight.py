@@ -11,17 +11,37 @@ import pytest
 
 from itune.config.run import RunConfig
 from itune.costs import estimate as estimates
+from itune.costs import generation as generations
 from itune.costs.preflight import EXIT_DOES_NOT_FIT, preflight
 from itune.data.config import DataConfig
 from itune.errors import UserError
-from itune.models.config import FullConfig
+from itune.models.config import EncoderDecoderConfig, FullConfig
+from itune.models.families import read_config
 from itune.parallel.config import MeshConfig
 from itune.parallel.topology import topology
+from itune.training.abstract import Shapes
 from itune.training.config import TrainConfig
 from tests.world import write_model
 
 ROWS, LENGTH, SUPERVISED = 8, 128, 64
 FETCHED = Path(__file__).parents[2] / ".libtpu" / "libtpu" / "libtpu.so"
+T5 = EncoderDecoderConfig(
+    family="t5",
+    vocab_size=64,
+    width=32,
+    num_heads=2,
+    head_dim=16,
+    mlp_width=64,
+    encoder_layers=2,
+    decoder_layers=2,
+    norm_eps=1e-6,
+    tied_embeddings=True,
+    scaled_outputs=False,
+    activation="relu",
+    gated=False,
+    relative_buckets=8,
+    relative_max_distance=32,
+)
 needs_libtpu = pytest.mark.skipif(
     not (FETCHED.is_file() or os.environ.get("TPU_LIBRARY_PATH")), reason="needs `make libtpu`"
 )
@@ -120,14 +140,61 @@ def test_the_compilers_words_for_too_much():
     assert estimates._sizes("something else") is None
 
 
+def test_generation_is_compiled_with_what_it_holds(model, capsys, monkeypatch):
+    """Its parameters and its cache are those of the real slots, and the exit status asks them, too."""
+    asked = config(mesh=MeshConfig(data=1, fsdp=8))
+    code, found = said(capsys, asked, model, generate="8x100x60")
+    step, text = found["topologies"][0], found["topologies"][0]["generation"]
+    assert code == 0 and text["fits"] and set(text["temporaries"]) == {"prefill", "decode"}
+    assert text["memory"]["parameters"] == step["memory"]["parameters"]
+    # A slot a device: keys and values, each of layers x heads x positions x width; 160 positions take 256.
+    c = read_config(model)
+    assert text["memory"]["cache"] == 2 * c.num_layers * c.num_kv_heads * 256 * c.head_dim * 4
+    assert text["used"] == sum(text["memory"].values()) <= text["limit"]
+    assert text["beside_optimizer"] == text["used"] + step["memory"]["optimizer"]
+    assert text["memory"]["temporaries"] == max(text["temporaries"].values()) > 0
+    # Nothing need be compiled to see what the answers are made of: twice the slots, and a step that fits where
+    # generation does not.
+    gives = lambda size: lambda lowered, held, target: (dict(held, temporaries=size), 2**30, "text", 0.0)  # noqa: E731
+    monkeypatch.setattr(estimates, "compiled", gives(0))
+    monkeypatch.setattr(generations, "compiled", gives(2**31))
+    code, found = said(capsys, asked, model, generate="16x100x60")
+    step, wider = found["topologies"][0], found["topologies"][0]["generation"]
+    assert code == EXIT_DOES_NOT_FIT and step["fits"] and not wider["fits"]
+    assert wider["memory"]["cache"] == 2 * text["memory"]["cache"]
+    preflight(asked, [], model_config=str(model), generate="8x40x20")
+    assert "generation, 8 prompts of 40 tokens and 20 new ones each: DOES NOT FIT" in capsys.readouterr().out
+
+
+def test_generation_of_an_encoder_decoder_is_one_program():
+    asked = config(mesh=MeshConfig(data=1, fsdp=8))
+    shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=LENGTH)
+    found = generations.generation(asked, T5, shapes, generations.parse("8x40x20"), None)
+    assert found.fits and set(found.temporaries) == {"batch"} and "cache" not in found.memory
+    # Encoder keys and values of 64 positions for every decoder layer are in it.
+    assert found.temporaries["batch"] > 2 * T5.decoder_layers * 64 * T5.num_heads * T5.head_dim * 4
+
+
+@pytest.mark.parametrize("bad", ["32", "32x512", "0x512x128", "axbxc", "32x512x128x1"])
+def test_a_batch_of_prompts_that_is_none(model, bad):
+    with pytest.raises(UserError, match=f"--generate={bad}: must be BATCHxPROMPTxNEW"):
+        preflight(config(), [], model_config="not looked at yet", generate=bad)
+
+
+def test_prompts_longer_than_the_model_are_told(model):
+    with pytest.raises(UserError, match="the prompt has 4000 tokens; with 20 new ones it exceeds the model's"):
+        preflight(config(mesh=MeshConfig(data=1, fsdp=8)), [], model_config=str(model), generate="8x4000x20")
+
+
 @needs_libtpu
 def test_compiled_for_tpus_that_are_not_here(model, capsys):
     asked = config(mesh=MeshConfig(data=1, fsdp=-1))
-    code, found = said(capsys, asked, model, ["v5e:2x2", "v6e:2x2"], price=2.0)
+    code, found = said(capsys, asked, model, ["v5e:2x2", "v6e:2x2"], price=2.0, generate="8x40x20")
     five, six = found["topologies"]
     assert code == 0 and five["fits"] and six["fits"] and five["devices"] == six["chips"] == 4
     assert five["least"]["products"] > six["least"]["products"] > 0
     assert five["bound"] <= five["expected"] and five["mfu"] < 1
+    assert five["generation"]["fits"] and six["generation"]["memory"]["cache"] > 0
     assert five["cost"] == pytest.approx(five["hours"] * 4 * 2.0) and five["hours"] == five["expected"] * 10 / 3600
     with pytest.raises(UserError, match="libtpu knows no such topology"):
         topology("v5e:3x5")
