@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     # JAX loads here: a slip on the command line has been reported by now.
     from itune.inference import harness
 
-    lm = harness.HarnessLM(flags.model, flags.step, flags.adapter, batch_size=flags.batch_size)
+    lm = harness.HarnessLM(flags.model, flags.step, flags.adapter, batch_size=flags.batch_size, mesh=flags.mesh)
     how = {name: getattr(flags, name) for name in ("include_path", "num_fewshot", "limit", "apply_chat_template")}
     print(harness.evaluate(lm, flags.tasks.split(","), output=flags.output, **how))
     return 0
@@ -50,6 +50,7 @@ def _parser() -> cli.Parser:
     parser.add_argument("--num_fewshot", type=int, metavar="N", help="exemplars (default: the task's)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N examples of each task")
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="rows computed together; default: 8")
+    parser.add_argument("--mesh", default="", metavar="DATA,FSDP,TENSOR", help="of the devices; default: one device")
     parser.add_argument("--apply_chat_template", action="store_true", help="prompts in the model's chat template")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the results whole, as JSON")
     return parser

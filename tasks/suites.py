@@ -25,7 +25,12 @@ Register = Callable[[Path], object]
 SUITES: dict[str, tuple[tuple[str, ...], Register, str, str]] = {
     "mmlu": (("mmlu",), lambda path: data.mmlu_tasks(path), "MIT", "57 subjects, five exemplars each"),
     "bbh": (("bbh", "bbh_cot"), lambda path: data.bbh_tasks(path), "MIT", "BIG-Bench Hard's 27 tasks, three exemplars"),
-    "mgsm": (("mgsm",), lambda path: data.mgsm_tasks(path), "CC-BY-SA-4.0", "sums in 11 languages, eight exemplars"),
+    "mgsm": (
+        ("mgsm", "mgsm_direct"),
+        lambda path: data.mgsm_tasks(path),
+        "CC-BY-SA-4.0",
+        "sums in 11 languages, eight exemplars",
+    ),
     "tydiqa": (("tydiqa",), lambda path: data.tydiqa_tasks(path), "Apache-2.0", "questions on a passage, 9 languages"),
 }
 

@@ -114,6 +114,8 @@ class Request:
     held_out_clusters: list[str] = dataclasses.field(default_factory=list)
     held_out_sources: list[str] = dataclasses.field(default_factory=list)
     allowed_licences: list[str] = dataclasses.field(default_factory=list)
+    shots: int = -1
+    reasoning: str = ""
     workers: int = 2
     runner: str = ""
     beam_options: list[str] = dataclasses.field(default_factory=list)
@@ -139,6 +141,8 @@ class Request:
             held_out_clusters=list(evaluation.held_out_clusters),
             held_out_sources=list(evaluation.held_out_sources),
             allowed_licences=list(data.allowed_licences),
+            shots=evaluation.shots,
+            reasoning=evaluation.reasoning,
         )
 
     def manifest_path(self) -> Path:

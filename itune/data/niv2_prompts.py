@@ -95,6 +95,11 @@ class Niv2Template:
         """The template of a model whose prompts have so much room."""
         return dataclasses.replace(self, room=room) if self.layout.shots else self
 
+    def with_shots(self, shots: int) -> Niv2Template:
+        """With the first `shots` of the examples, where the task has so many."""
+        layout = self.layout if self.layout.in_order else dataclasses.replace(OFFICIAL, id=self.layout.id)
+        return dataclasses.replace(self, layout=dataclasses.replace(layout, shots=shots))
+
     def render(self, row: Mapping[str, str], key: int = 0) -> tuple[str, str]:
         """Definition, examples and input -> one of the outputs."""
         prompts = read_prompts(self.path)

@@ -7,6 +7,7 @@ SeqIO is imported here and nowhere on the trainer's side; it loads when `run` is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from itune.data.prepare_task import PreparableTask
     from itune.data.registry import TaskInfo
 
+COT, DIRECT = "_cot", "_direct"  # at the end of a task's name
 _VERSIONED = ("seqio", "tensorflow", "tokenizers", "numpy", "jinja2", "array_record", "msgpack")
 
 Groups = dict[str, list[tuple["TaskInfo", float]]]
@@ -55,8 +57,11 @@ def run(request: Request, stream: TextIO) -> Manifest:
     digests = DigestCache(prepared / "digests.json")
     infos = {info.name: info for members in groups.values() for info, _ in members}
     tasks: dict[str, PreparableTask] = {}
+    # Nothing is trained on where both splits are one.
+    trained = {info.name for info, _ in groups["train"]} if request.split != request.eval_split else set()
     for name, info in infos.items():
-        work = functools.partial(PreparableTask, name, request, tokenizer, digests)
+        shots = request.shots if request.shots >= 0 and name not in trained else None
+        work = functools.partial(PreparableTask, name, request, tokenizer, digests, shots)
         made = attempt(name, info.sensitive, work)
         if isinstance(made, Failure):
             failures.add(made)
@@ -170,11 +175,50 @@ def resolve_groups(request: Request, failures: Failures) -> Groups:
         return list(found.values())
 
     train = members([request.mixture], "train", *(() if request.held_in else ("held_in",)))
-    return {
-        "train": train,
-        "held_in": members(request.held_in, "held_in") if request.held_in else train,
-        "held_out": members(request.held_out, "held_out"),
-    }
+    held_in = members(request.held_in, "held_in") if request.held_in else train
+    held_out = members(request.held_out, "held_out")
+    if request.reasoning:
+        same = request.split == request.eval_split and held_in is train  # nothing is trained on
+        held_in, held_out = (_reasoning(group, request.reasoning) for group in (held_in, held_out))
+        train = held_in if same else train
+    return {"train": train, "held_in": held_in, "held_out": held_out}
+
+
+def _reasoning(group: Sequence[tuple[TaskInfo, float]], asked: str) -> list[tuple[TaskInfo, float]]:
+    """The tasks that ask for a chain of thought ("on") or for the answer alone ("off") in place of those that do not.
+
+    Told by their names: gsm8k/zs and gsm8k/zs_cot, mgsm/de and mgsm/de_direct. Raises: UserError for a task without.
+    """
+    from itune.data import registry
+
+    found: dict[str, tuple[TaskInfo, float]] = {}
+    for info, rate in group:
+        there = [name for name in _siblings(info.name, asked) if _is_there(name)]
+        if not there:
+            raise UserError(f"EvalConfig.reasoning={asked!r}: there is no such task in place of {info.name!r}")
+        found.setdefault(there[0], (registry.info(there[0]), rate))
+    return list(found.values())
+
+
+def _siblings(name: str, asked: str) -> list[str]:
+    """What a task with reasoning, or without, may be called, the likeliest first."""
+    if name.endswith(COT):
+        return [name] if asked == "on" else [name.removesuffix(COT)]
+    if name.endswith(DIRECT):
+        return [name] if asked == "off" else [name.removesuffix(DIRECT)]
+    if asked == "off":
+        return [name + DIRECT, name]
+    own = [name] if _is_there(name + DIRECT) else []  # it reasons, or there would be no other
+    return [*own, name + COT, name.removesuffix("_opt") + COT]
+
+
+def _is_there(name: str) -> bool:
+    from itune.data import registry
+
+    with contextlib.suppress(UserError):
+        registry.get(name)
+        return True
+    return False
 
 
 def choose_splits(
@@ -186,7 +230,7 @@ def choose_splits(
         split = request.split if group == "train" else request.eval_split
         use = f"evaluated ({group})"
         if group == "train":
-            use = "trained on" if request.split != request.eval_split else "used"  # nothing is trained on, it may be
+            use = "trained on" if request.split != request.eval_split else "evaluated"  # nothing is trained on
         for info, _ in members:
             if info.name not in tasks:
                 continue

@@ -61,7 +61,10 @@ class PreparableTask:
       directory: <cache>/prepared/<task>-<fingerprint16>.
     """
 
-    def __init__(self, name: str, request: Request, tokenizer: Tokenizer, digests: DigestCache):
+    def __init__(
+        self, name: str, request: Request, tokenizer: Tokenizer, digests: DigestCache, shots: int | None = None
+    ):
+        """shots: see `registry.bind`."""
         from itune.data import registry
 
         self.request, self.tokenizer = request, tokenizer
@@ -73,6 +76,7 @@ class PreparableTask:
                 variant=variant,
                 prepare_seed=request.prepare_seed,
                 feature_lengths=request.feature_lengths,
+                shots=shots,
             )
         )
         self._rows = TaskRows(

@@ -332,15 +332,18 @@ def bind(
     variant: int,
     prepare_seed: int,
     feature_lengths: Mapping[str, int],
+    shots: int | None = None,
 ) -> seqio.Task:
     """The task with a model's vocabulary in its features and one rendering chosen; the registered one is left as it is.
 
     Features with a PassThroughVocabulary (and those without a vocabulary) stay. A task that SeqIO alone knows gets the
     vocabulary only. Nothing is cut here: `feature_lengths` is checked against the task's features, and goes to
-    `get_dataset(sequence_length=...)` for preprocessors that read it.
+    `get_dataset(sequence_length=...)` for preprocessors that read it. shots: exemplars before each question, where not
+    as many as the task's own templates have.
 
     Raises:
-      UserError: a mixture's or unknown name, no "targets" feature, or a required feature without a length.
+      UserError: a mixture's or unknown name, no "targets" feature, a required feature without a length, or `shots` for
+        templates that know no exemplars.
     """
     task = get(task_name)
     if isinstance(task, seqio.Mixture):
@@ -351,13 +354,14 @@ def bind(
         if spec.required and feature not in feature_lengths:
             hint = nearest(feature, feature_lengths) or f" There are lengths for {', '.join(feature_lengths)}."
             raise UserError(f"task {task_name!r}: no length for feature {feature!r}.{hint}")
+    preprocessors = task.preprocessors if shots is None else _with_shots(task, shots)
     vocabulary = HFVocabulary(tokenizer)
     context = RenderContext(prepare_seed=prepare_seed, variant=variant)
     longest = feature_lengths.get("inputs", 0)
     room = Room(tokenizer=tokenizer, tokens=longest - max(16, longest // 16)) if longest else None
     return task.replace(
         output_features={k: _rebound(spec, vocabulary) for k, spec in task.output_features.items()},
-        preprocessors=[_with_context(step, context, room) for step in task.preprocessors],
+        preprocessors=[_with_context(step, context, room) for step in preprocessors],
     )
 
 
@@ -366,6 +370,22 @@ def _rebound(feature: seqio.Feature, vocabulary: HFVocabulary) -> seqio.Feature:
     if current is None or isinstance(current, seqio.PassThroughVocabulary):
         return feature
     return dataclasses.replace(feature, vocabulary=vocabulary)
+
+
+def _with_shots(task: seqio.Task, shots: int) -> list[Any]:
+    steps, found = [], False
+    for step in task.preprocessors:
+        if isinstance(step, functools.partial) and step.func is render:
+            templates = step.keywords["templates"]
+            if all(hasattr(t, "with_shots") for t in templates):
+                found = True
+                step = functools.partial(
+                    render, **{**step.keywords, "templates": tuple(t.with_shots(shots) for t in templates)}
+                )
+        steps.append(step)
+    if not found:
+        raise UserError(f"EvalConfig.shots={shots}: task {task.name!r} has no exemplars to show before its questions")
+    return steps
 
 
 def _with_context(step: Any, context: RenderContext, room: Room | None) -> Any:

@@ -40,7 +40,8 @@ def evaluate_checkpoint(
     """Measures the run's checkpoint `step` (a number, "best", None for the newest); 0.
 
     Prints the results and writes them to <run>/evaluation-step-N.json: evaluation.json's form with the state under
-    "after", with "step", "predictions" and "worst" beside it. Trains nothing and takes no lock.
+    "after", with "step", "predictions" and "worst" beside it; predictions-step-N.jsonl and
+    ranked-step-N.jsonl have a line an example. Trains nothing and takes no lock.
 
     Args:
       bindings: of EvalConfig and MeshConfig, over the run's own.
@@ -97,7 +98,8 @@ def evaluate_model(
     show_text: bool,
     output_format: str,
 ) -> int:
-    """Measures any weights, or a run's checkpoint, on `examples`; 0. Writes <output>/evaluation.json.
+    """Measures any weights, or a run's checkpoint, on `examples`; 0. Writes evaluation.json,
+    predictions.jsonl and ranked.jsonl.
 
     Raises: UserError.
     """
@@ -132,7 +134,11 @@ def _measure(
     sensitive = {task.name for task in data.manifest.tasks() if task.sensitive}
     worst = worst_records(evaluator.worst(snapshot), sensitive=sensitive, show_text=show_text)
     record = {"model": opened.name, "step": opened.step, **record, "worst": worst}
-    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n", private=data.manifest.sensitive)
+    private = data.manifest.sensitive
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n", private=private)
+    for name in ("predictions", "ranked"):  # a line an example, beside it
+        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in record.get(name, ()))
+        write_text(path.with_name(f"{name}{path.stem.removeprefix('evaluation')}.jsonl"), lines, private=private)
     if output_format == "json":
         print(json.dumps(record, ensure_ascii=False))
     else:

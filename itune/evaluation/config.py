@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 
 CHOOSE_BY = ("held_in", "held_out")
+REASONING = ("", "on", "off")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,10 @@ class EvalConfig:
       patience: stop once so many evaluations in a row have brought no better loss of `choose_by`; 0 never does.
         Needs `every`.
       min_gain: nats per target token that a loss must be lower by, at least, for `patience` to begin anew.
+      shots: exemplars before each question; -1 is as many as the task's own templates have. Tasks that are trained on,
+        too, keep to their own.
+      reasoning: "on" asks for a chain of thought before the answer, "off" for the answer alone, in place of tasks that
+        do otherwise (gsm8k/zs and gsm8k/zs_cot); "" takes them as they are.
       split: the split evaluated.
       examples_per_task: at most this many per task, chosen by keyed hash; 0 means all.
       every: steps between evaluations of the loss during training; 0 means only before and after.
@@ -46,6 +51,8 @@ class EvalConfig:
     choose_by: str = "held_in"
     patience: int = 0
     min_gain: float = 0.0
+    shots: int = -1
+    reasoning: str = ""
     split: str = "validation"
     examples_per_task: int = 32
     every: int = 0
@@ -62,6 +69,10 @@ class EvalConfig:
             raise ValueError(f"EvalConfig.choose_by={self.choose_by!r} must be one of {CHOOSE_BY}")
         if self.patience < 0 or not 0 <= self.min_gain < float("inf"):
             raise ValueError(f"EvalConfig needs patience >= 0 and min_gain >= 0, not {self.patience}, {self.min_gain}")
+        if self.shots < -1:
+            raise ValueError(f"EvalConfig.shots={self.shots} must be 0 or more, or -1")
+        if self.reasoning not in REASONING:
+            raise ValueError(f"EvalConfig.reasoning={self.reasoning!r} must be one of {REASONING}")
         if self.patience and not self.every:
             raise ValueError(f"EvalConfig.patience={self.patience} counts evaluations during training: set every, too")
 

@@ -9,6 +9,7 @@ from typing import Any
 from itune.data.config import PROMPT_FORMATS
 from itune.errors import UserError
 from itune.inference.config import GREEDY, SamplingConfig
+from itune.parallel.config import MeshConfig
 
 # (a field of SamplingConfig, metavar, help)
 SAMPLING = (
@@ -28,6 +29,8 @@ def add_model_flags(parser: argparse.ArgumentParser, source: str, adapter: str) 
     models = f"{source}; give two to see both"
     parser.add_argument("--model", action="append", required=True, metavar="RUN_DIR|SOURCE", help=models)
     parser.add_argument("--adapter", action="append", metavar="FOLDER|FILE:NAME", help=adapter)
+    mesh = "of the devices, as MeshConfig divides them in training; -1 takes what is left; default: one device"
+    parser.add_argument("--mesh", default="", metavar="DATA,FSDP,TENSOR", help=mesh)
     steps = "of a run: the checkpoint's step (default: the newest); once for all models, or once each"
     parser.add_argument("--step", action="append", metavar="N|best", help=steps)
 
@@ -70,4 +73,14 @@ def models(flags: argparse.Namespace) -> list[dict[str, Any]]:
             raise UserError(f"--{name} was given {len(given)} times for {len(found)} models: once, or once each")
         for n, one in enumerate(found):
             one[name] = given[n % len(given)]
-    return [one | {"prompt_format": flags.prompt_format} for one in found]
+    return [one | {"prompt_format": flags.prompt_format, "mesh": mesh(flags.mesh)} for one in found]
+
+
+def mesh(text: str) -> MeshConfig | None:
+    """ "1,4,2" -> MeshConfig(data=1, fsdp=4, tensor=2); None for "". Raises: UserError."""
+    if not text:
+        return None
+    sizes = [part.strip() for part in text.split(",")]
+    if len(sizes) != 3 or not all(size == "-1" or (size.isdecimal() and int(size)) for size in sizes):
+        raise UserError(f"--mesh={text}: three numbers are needed, data, fsdp and tensor, such as --mesh=1,4,2")
+    return MeshConfig(data=int(sizes[0]), fsdp=int(sizes[1]), tensor=int(sizes[2]))

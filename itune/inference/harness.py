@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, make_disjoint_window, make_table
 
 from itune.errors import UserError, nearest
-from itune.inference import session
+from itune.inference import flags, session
 from itune.inference.answers import MAX_NEW_TOKENS, Answers
 
 BATCH_SIZE = 8
@@ -40,16 +40,20 @@ class HarnessLM(TemplateLM):
         seed: int = 0,
         max_batch_size: int | None = None,
         device: str | None = None,
+        mesh: str | tuple[int, ...] = "",
     ):
         """model, step, adapter: as of `itune.generate`.  batch_size: rows computed together; "auto" is 8.
 
-        max_length, max_gen_toks, seed: see `Answers`.  max_batch_size, device: lm-eval's command gives them to every
-        model ("cuda:0" unasked); they change nothing here, where JAX chooses the device.
+        max_length, max_gen_toks, seed: see `Answers`.  mesh: "1,4,2", see `itune.inference.flags.mesh`.
+        max_batch_size, device: lm-eval's command gives them to every model ("cuda:0" unasked); they change nothing, for
+        JAX chooses the device.
         Raises: UserError.
         """
         super().__init__()
         if isinstance(model, str):
-            model = session.load(model, step=None if step is None else str(step), adapter=adapter)
+            # lm-eval's model_args are split at commas: "1:4:2" is the same.
+            divided = flags.mesh(str(mesh).replace(":", ","))
+            model = session.load(model, step=None if step is None else str(step), adapter=adapter, mesh=divided)
         self.name = model.name
         self.batch_size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
         self.answers = Answers(

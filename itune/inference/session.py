@@ -9,13 +9,14 @@ import jax
 
 from itune.data.prompt import render_prompt, stop_ids
 from itune.data.tokenizer import Tokenizer, check_vocabulary
+from itune.errors import UserError
 from itune.inference.generate import Generator
 from itune.inference.loglikelihood import Scorer
 from itune.inference.opening import Opened, open_model
 from itune.models.compute import Compute
 from itune.models.spec import ModelSpec, Params
 from itune.parallel.config import MeshConfig
-from itune.parallel.mesh import batch_sharding, make_mesh, param_sharding
+from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding
 from itune.weights.load import load_base
 
 
@@ -56,12 +57,30 @@ class Session:
         return jax.device_put(batch, batch_sharding(self.mesh))
 
 
-def load(source: str, *, step: str | None = None, prompt_format: str | None = None, adapter: str = "") -> Session:
-    """A model on one device; the arguments are `open_model`'s.
+def load(
+    source: str,
+    *,
+    step: str | None = None,
+    prompt_format: str | None = None,
+    adapter: str = "",
+    mesh: MeshConfig | None = None,
+) -> Session:
+    """A model on all devices, divided as `mesh` says, or (None) on one; the other arguments are `open_model`'s.
 
     Raises: UserError.
     """
-    return build(open_model(source, step=step, prompt_format=prompt_format, adapter=adapter))
+    opened = open_model(source, step=step, prompt_format=prompt_format, adapter=adapter)
+    return build(opened, mesh=None if mesh is None else _mesh(mesh, opened))
+
+
+def _mesh(config: MeshConfig, opened: Opened) -> jax.sharding.Mesh:
+    try:
+        mesh = make_mesh(config)
+        # Batches are filled up to a multiple of what takes rows.
+        check_shapes(mesh, batch_size=mesh.size, accumulation=1, num_kv_heads=opened.spec.config.num_kv_heads)
+    except ValueError as error:
+        raise UserError(f"--mesh: {error}") from None
+    return mesh
 
 
 def build(opened: Opened, *, mesh: jax.sharding.Mesh | None = None) -> Session:

@@ -10,15 +10,22 @@ import pytest
 
 from itune.data import registry
 from itune.data.collections.suites import (
+    SuiteTemplate,
     all_answers,
     bbh_exemplars,
     bbh_tasks,
+    before_next,
     mgsm_tasks,
     mmlu_tasks,
     said_answer,
     tydiqa_tasks,
 )
+from itune.data.config import DataConfig
+from itune.data.manifest import Request
+from itune.data.prepare import resolve_groups
+from itune.data.prepare_failures import Failures
 from itune.errors import UserError
+from itune.evaluation.config import EvalConfig
 
 BBH_PROMPT = """BIG-bench data must not be trained on. canary
 -----
@@ -48,8 +55,19 @@ raise SystemExit("this is never run")
 """
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    return list(registry.get(name).source.each_row("validation"))
+def rows(name: str, shots: int | None = None) -> list[dict[str, str]]:
+    """With the prompt that is made of each."""
+    found = list(registry.get(name).source.each_row("validation"))
+    return [row | {"prompt": SuiteTemplate(shots=shots).render(row)[0]} for row in found]
+
+
+def reasoning(mixture: str, asked: str) -> list[str]:
+    """The tasks that are evaluated in place of the mixture's."""
+    data = DataConfig(mixture=mixture, split="validation")
+    request = Request.from_config(data, EvalConfig(reasoning=asked), Path("model"), cache=Path("cache"))
+    groups = resolve_groups(request, Failures(request))
+    assert groups["train"] == groups["held_in"], "nothing is trained on"
+    return [info.name for info, _ in groups["held_in"]]
 
 
 def write_csv(path: Path, lines: list[list[str]]) -> None:
@@ -70,6 +88,12 @@ def test_mmlu(tmp_path):
     assert first["prompt"].count("Answer: B\n\n") == 5 and "dev 5?" not in first["prompt"]
     assert first["prompt"].endswith('\n\nWho, said\n"so"?\nA. a\nB. b\nC. c\nD. d\nAnswer:')
     assert (first["answer"], json.loads(first["options"]), second["answer"]) == ("C", list("ABCD"), "A")
+    zero, _ = rows("suite_mmlu/world_religions", 0)
+    assert zero["prompt"].count("Answer:") == 1 and zero["prompt"].startswith("The following")
+    with pytest.raises(UserError, match="reasoning='on': there is no such task in place of 'suite_mmlu/world_relig"):
+        reasoning("suite_mmlu", "on")
+    with pytest.raises(UserError, match="EvalConfig.shots=6: the suite has 5 exemplars"):
+        rows("suite_mmlu/world_religions", 6)
     task = registry.get("suite_mmlu/world_religions")
     assert tuple(task.splits) == ("validation",), "nothing to train on"
     write_csv(tmp_path / "dev" / "virology_dev.csv", [["q", "1", "2", "3", "4", "E"]])
@@ -93,9 +117,13 @@ def test_bbh(tmp_path):
         "Follow the steps.\n\nQ: What is left of 3 - 1?\nOptions:\n(A) 1\n(B) 2\nA: (B)\n\n"
         "Q: And of 2 - 1?\nOptions:\n(A) 1\n(B) 2\nA: (A)\n\nQ: Of 9 - 8?\nOptions:\n(A) 1\n(B) 2\nA:"
     )
+    assert (reasoning("suite_bbh", "on"), reasoning("suite_bbh", "off")) == (["suite_bbh/sums_cot"], ["suite_bbh/sums"])
+    assert reasoning("suite_bbh_cot", "off") == ["suite_bbh/sums"]
     assert "3 - 1 is 2. So the answer is (B).\n\nQ: And" in cot["prompt"] and "canary" not in cot["prompt"]
     assert cot["prompt"].endswith("A: Let's think step by step.") and cot["answer"] == "(A)"
     assert said_answer("So 1. So the answer is (A).\n\nQ: more") == "(A)" and said_answer("(A)") == "(A)"
+    assert said_answer("So the answer is 1.\n\nQ: 2?\nA: So the answer is 2.") == "1"
+    assert before_next("(A)\n\nQ: What?\nA: (B)") == "(A)" and before_next("Q: x", is_target=True) == "Q: x"
     assert said_answer("the answer is x", is_target=True) == "the answer is x"
     with pytest.raises(UserError, match=r"there.txt: no exemplar of the form"):
         bbh_exemplars("Q: nothing", "there.txt")
@@ -104,13 +132,21 @@ def test_bbh(tmp_path):
 def test_mgsm(tmp_path):
     (tmp_path / "mgsm_de.tsv").write_text("Wie viele?\t1,250\nWie oft?\t2\n")
     (tmp_path / "exemplars.py").write_text(EXEMPLARS)
-    assert mgsm_tasks(tmp_path, name="suite_mgsm", shots=8) == ["suite_mgsm/de"]
+    assert mgsm_tasks(tmp_path, name="suite_mgsm", shots=8) == ["suite_mgsm/de", "suite_mgsm/de_direct"]
     first, _ = rows("suite_mgsm/de")
     assert first["prompt"] == (
         "Frage: Zwei Äpfel und einer?\nSchritt: 2+1=3. Die Antwort ist 3.\n\n"
         "Frage: Vier?\nSchritt: Die Antwort ist 4.\n\nFrage: Wie viele?\nSchritt:"
     )
     assert first["answer"] == "1,250"
+    assert before_next("Die Antwort ist 3.\n\nFrage: Und 4?\nSchritt: 4", example={"field/next": b"Frage:"}) == (
+        "Die Antwort ist 3."
+    )
+    direct, _ = rows("suite_mgsm/de_direct", 1)
+    assert direct["prompt"] == "Frage: Zwei Äpfel und einer?\nSchritt: 3\n\nFrage: Wie viele?\nSchritt:"
+    found = {asked: reasoning("suite_mgsm", asked) for asked in ("", "on", "off")}
+    assert found == {"": ["suite_mgsm/de"], "on": ["suite_mgsm/de"], "off": ["suite_mgsm/de_direct"]}
+    assert reasoning("suite_mgsm_direct", "on") == ["suite_mgsm/de"]
     (tmp_path / "mgsm_sw.tsv").write_text("Ngapi?\t1\n")
     mgsm_tasks(tmp_path, name="suite_mgsm2")
     with pytest.raises(UserError, match="MGSM_EXEMPLARS has none of 'sw'"):

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from itune import cli, evaluate, generate
 from itune.errors import UserError
 from itune.inference import opening, session
+from itune.parallel.config import MeshConfig
 from itune.training.checkpoint import Checkpoints
 from itune.training.config import CheckpointConfig
 from itune.training.resume import restore_newest
@@ -156,6 +157,22 @@ def test_generate_from_a_run(run, capsys):
     assert (code, out, err.count("\n")) == (2, "", 1) and "there are 1, 2" in err
 
 
+def test_generation_is_divided_as_training_is(run, capsys):
+    asked = ("--prompt=1 plus 2 is", "--prompt=say ab", "--max_new_tokens=6", "--format=json", "--temperature=0.9")
+    one, many = (call(generate.main, capsys, f"--model={run}", *asked, *more) for more in ((), ("--mesh=2,2,2",)))
+    assert one[0] == many[0] == 0 and one[1] == many[1] and one[1].count("\n") == 2
+    placed = session.load(str(run), mesh=MeshConfig(data=2, fsdp=2, tensor=2)).params
+    assert all(len(array.sharding.device_set) == 8 for array in placed.values())
+    assert any(not array.sharding.is_fully_replicated for array in placed.values())
+    for mesh, message in (
+        ("2,2", "--mesh=2,2: three numbers are needed"),
+        ("3,1,1", "MeshConfig(data, fsdp, tensor)=(3, 1, 1) does not cover 8 devices"),
+        ("2,1,4", "MeshConfig.tensor=4 must divide the model's 2 key-value heads"),
+    ):
+        code, out, err = call(generate.main, capsys, f"--model={run}", f"--mesh={mesh}", *asked)
+        assert (code, out, err.count("\n")) == (2, "", 1) and message in err
+
+
 def test_runs_that_cannot_be_loaded(run, tmp_path):
     for name, broken in {
         "none": "the run has no checkpoint yet",
@@ -265,8 +282,10 @@ def test_a_suite_is_ranked_from_its_owners_files(small_run, tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text("".join(f"{split} {n}?,w,x,y,z,{'ABCD'[n % 4]}\n" for n in range(6)))
     lengths = ["--gin.DataConfig.row_length=512", '--gin.TASK_FEATURE_LENGTHS={"inputs": 480, "targets": 8}']
-    more = ["--gin.EvalConfig.rank_per_task=4", "--gin.EvalConfig.generate_per_task=0", "--format=json"]
-    command = [sys.executable, "-m", "itune.evaluate", f"--model={small_run.model}", "--mixture=mmlu", *lengths, *more]
+    more = ["--gin.EvalConfig.examples_per_task=4", "--gin.EvalConfig.generate_per_task=1", "--format=json"]
+    more += ["--gin.EvalConfig.shots=2", f"--workdir={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "itune.evaluate", f"--model={small_run.model}", "--gin_file=suites/mmlu.gin"]
+    command += [*lengths, *more]
     environment = small_run.environment() | {"ITUNE_DATA_DIR": str(tmp_path / "data")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -274,6 +293,11 @@ def test_a_suite_is_ranked_from_its_owners_files(small_run, tmp_path):
     metrics = found["after"]["held_in"]["mmlu/anatomy"]["metrics"]
     assert metrics["rank_chance"] == 25.0 and metrics["rank_accuracy/of"] == 4.0
     assert all(row["options"] == ["A", "B", "C", "D"] for row in found["ranked"])
+    assert all(row["prompt"].count("Answer:") == 3 for row in found["ranked"]), "two exemplars and the question"
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert lines == found["predictions"] and len(lines) == 1
+    assert lines[0]["references"] == [lines[0]["target"]] and "accuracy" in lines[0]["scores"]["after"]
+    assert len((tmp_path / "out" / "ranked.jsonl").read_text().splitlines()) == 4
     (tmp_path / "data" / "suites" / "mmlu").rename(tmp_path / "gone")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "put them into $ITUNE_DATA_DIR/suites/mmlu" in done.stderr.splitlines()[-1]

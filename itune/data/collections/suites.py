@@ -8,25 +8,55 @@ from __future__ import annotations
 
 import ast
 import csv
+import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from itune.data.registry import add_mixture, add_task
 from itune.data.sources import RowSource
 from itune.data.splits import text_key
-from itune.data.templates import Template
+from itune.data.templates import check_fields
 from itune.errors import UserError
 
 SPLIT = "validation"
 LETTERS = "ABCD"
-FIELDS = ("prompt", "answer", "options", "answers")
-TEMPLATE = Template("suite", "{prompt}", "{answer}")
+FIELDS = ("prompt", "answer", "options", "answers", "next")
 Row = dict[str, str]
 Rows = Callable[[], Iterator[Row]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteTemplate:
+    """What stands before every question, the first exemplars, the question. shots: None for all that a row has."""
+
+    shots: int | None = None
+    id: str = "suite"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return FIELDS
+
+    def check(self, available: Iterable[str], where: str) -> None:
+        check_fields(self, available, where)
+
+    def with_shots(self, shots: int) -> SuiteTemplate:
+        return dataclasses.replace(self, shots=shots)
+
+    def render(self, row: Mapping[str, str], key: int = 0) -> tuple[str, str]:
+        """Raises: UserError for more exemplars than the owners have."""
+        parts = json.loads(row["prompt"])
+        shots = len(parts["exemplars"]) if self.shots is None else self.shots
+        if shots > len(parts["exemplars"]):
+            raise UserError(f"EvalConfig.shots={shots}: the suite has {len(parts['exemplars'])} exemplars")
+        shown = [parts["head"], *parts["exemplars"][:shots], parts["query"]]
+        return "\n\n".join(filter(None, shown)), row["answer"]
+
+
+TEMPLATE = SuiteTemplate()
 
 
 def mmlu_tasks(folder: str | Path, *, name: str = "mmlu", shots: int = 5) -> list[str]:
@@ -49,10 +79,10 @@ def mmlu_tasks(folder: str | Path, *, name: str = "mmlu", shots: int = 5) -> lis
 def _mmlu_rows(subject: str, path: Path, dev: Path, shots: int) -> Iterator[Row]:
     exemplars = [_mmlu_question(row, str(dev)) for row in _csv_rows(dev)[:shots]]
     head = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}."
-    shown = [head, *(f"{question} {answer}" for question, answer in exemplars)]
+    shown = [f"{question} {answer}" for question, answer in exemplars]
     for row in _csv_rows(path):
         question, answer = _mmlu_question(row, str(path))
-        yield _row("\n\n".join([*shown, question]), answer, own=question, options=list(LETTERS))
+        yield _row(_prompt(head, shown, question), answer, own=question, options=list(LETTERS))
 
 
 def _mmlu_question(row: Sequence[str], where: str) -> tuple[str, str]:
@@ -84,7 +114,7 @@ def bbh_tasks(folder: str | Path, *, name: str = "bbh") -> list[str]:
         for cot, names in ((False, direct), (True, reasoned)):
             rows = functools.partial(_bbh_rows, path, prompt, cot)
             task = f"{name}/{path.stem}{'_cot' if cot else ''}"
-            fn = said_answer if cot else None
+            fn = said_answer if cot else before_next
             names.append(_suite_task(task, rows, (path, prompt), "bbh", "MIT", ("exact_match",), fn))
     if reasoned:
         add_mixture(f"{name}_cot", reasoned)
@@ -93,13 +123,11 @@ def bbh_tasks(folder: str | Path, *, name: str = "bbh") -> list[str]:
 
 def _bbh_rows(path: Path, prompt: Path, cot: bool) -> Iterator[Row]:
     head, exemplars = bbh_exemplars(_text(prompt), str(prompt))
-    shown = [head] if head else []
-    for question, reasoning, answer in exemplars:
-        shown.append(f"Q: {question}\nA: {reasoning if cot else answer}")
+    shown = [f"Q: {question}\nA: {reasoning if cot else answer}" for question, reasoning, answer in exemplars]
     cue = "A: Let's think step by step." if cot else "A:"
     for example in _json(path).get("examples", ()):
         question, answer = str(example["input"]), str(example["target"])
-        yield _row("\n\n".join([*shown, f"Q: {question}\n{cue}"]), answer, own=question)
+        yield _row(_prompt(head, shown, f"Q: {question}\n{cue}"), answer, own=question)
 
 
 def bbh_exemplars(text: str, where: str) -> tuple[str, list[tuple[str, str, str]]]:
@@ -122,43 +150,67 @@ def bbh_exemplars(text: str, where: str) -> tuple[str, list[tuple[str, str, str]
 
 def said_answer(text: str, *, is_target: bool = False, **_: Any) -> str:
     """SeqIO's postprocess_fn: "... So the answer is (B)." -> "(B)"; a text that says no answer stays as it is."""
-    found = re.findall(r"the answer is\s+(.+?)\.?\s*(?:\n|$)", text)
-    return found[-1] if found and not is_target else text
+    own = text if is_target else before_next(text)
+    found = re.findall(r"the answer is\s+(.+?)\.?\s*(?:\n|$)", own)
+    return found[-1] if found and not is_target else own
+
+
+NEXT = re.compile(r"\n\s*\n(?:Q|Passage|Question): ")
+
+
+def before_next(text: str, *, example: Mapping[str, Any] | None = None, is_target: bool = False, **_: Any) -> str:
+    """SeqIO's postprocess_fn: a model that goes on after its answer asks itself the next question, which is cut off.
+
+    What begins a question is that of the exemplars' layout, in a row's field "next" where it has one.
+    """
+    if is_target:
+        return text
+    begins = (example or {}).get("field/next", (example or {}).get("next")) or b""
+    word = begins.decode() if isinstance(begins, bytes) else begins
+    head = re.split(r"\n\s*" + re.escape(word), text)[0] if word else text
+    return NEXT.split(head)[0]
 
 
 def mgsm_tasks(folder: str | Path, *, name: str = "mgsm", shots: int = 8) -> list[str]:
     """Registers MGSM (Shi et al. 2022): mgsm_<language>.tsv of question and answer, and exemplars.py.
 
-    `<name>/<language>`, and their mixture `<name>`. shots: of the language's exemplars, with reasoning; what they put
-    around a question is put around the query's. Raises: as `mmlu_tasks`.
+    `<name>/<language>`, and their mixture `<name>`; `<name>/<language>_direct` and `<name>_direct` without reasoning.
+    shots: of the language's exemplars; what they put around a question is put around the query's. Raises: as
+    `mmlu_tasks`.
     """
     folder = Path(folder).expanduser()
-    names = []
+    names: list[str] = []
+    direct: list[str] = []
     for path in sorted(folder.glob("mgsm_*.tsv")):
         language = path.stem.removeprefix("mgsm_")
         exemplars = folder / "exemplars.py"
-        rows = functools.partial(_mgsm_rows, path, exemplars, language, shots)
-        names.append(
-            _suite_task(f"{name}/{language}", rows, (path, exemplars), "mgsm", "CC-BY-SA-4.0", ("final_number",))
-        )
-    return _together(name, names, folder, "mgsm_<language>.tsv")
+        for cot, listed in ((True, names), (False, direct)):
+            rows = functools.partial(_mgsm_rows, path, exemplars, language, shots, cot)
+            task = f"{name}/{language}{'' if cot else '_direct'}"
+            files, metrics = (path, exemplars), ("final_number",)
+            listed.append(_suite_task(task, rows, files, "mgsm", "CC-BY-SA-4.0", metrics, before_next))
+    if direct:
+        add_mixture(f"{name}_direct", direct)
+    return _together(name, names, folder, "mgsm_<language>.tsv") + direct
 
 
-def _mgsm_rows(path: Path, source: Path, language: str, shots: int) -> Iterator[Row]:
+def _mgsm_rows(path: Path, source: Path, language: str, shots: int, cot: bool) -> Iterator[Row]:
     exemplars = mgsm_exemplars(source).get(language)
     if not exemplars:
         raise UserError(f"{source}: MGSM_EXEMPLARS has none of {language!r}")
     chosen = [exemplars[key] for key in sorted(exemplars, key=int)][:shots]
-    shown = [f"{one['q']}\n{one['a']}" for one in chosen]
     # "Question: Roger has ..." and "Step-by-Step Answer: Roger ...": the language's own words before the colon.
     ask, reply = (re.match(r"[^:：]*[:：]", chosen[0][side]) for side in ("q", "a"))
     if ask is None or reply is None:
         raise UserError(f"{source}: the exemplars of {language!r} do not begin with a word and a colon")
+    replies = [one["a"] if cot else f"{reply[0]} {one['number_answer']}" for one in chosen]
+    shown = [f"{one['q']}\n{said}" for one, said in zip(chosen, replies, strict=True)]
     for line in _text(path).splitlines():
         question, tab, answer = line.partition("\t")
         if not tab:
             raise UserError(f"{path}: a line is a question, a tab and an answer; found {line[:40]!r}")
-        yield _row("\n\n".join([*shown, f"{ask[0]} {question}\n{reply[0]}"]), answer.strip(), own=question)
+        prompt = _prompt("", shown, f"{ask[0]} {question}\n{reply[0]}")
+        yield _row(prompt, answer.strip(), own=question, following=ask[0])
 
 
 def mgsm_exemplars(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -201,7 +253,7 @@ def _tydiqa_rows(path: Path, train: Path, language: str, shots: int) -> Iterator
     own.sort(key=lambda found: (len(found[1]), found[0]))
     shown = [f"{lay.format(passage, question)} {answers[0]}" for _, passage, question, answers in own[:shots]]
     for key, passage, question, answers in _squad(path):
-        prompt = "\n\n".join([*shown, lay.format(passage, question)])
+        prompt = _prompt("", shown, lay.format(passage, question))
         yield _row(prompt, answers[0], own=key, answers=answers)
 
 
@@ -220,14 +272,27 @@ def _squad(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
 def all_answers(text: str, *, example: Mapping[str, Any] | None = None, is_target: bool = False, **_: Any) -> Any:
     """SeqIO's postprocess_fn: a target becomes the list of all right answers."""
     coded = (example or {}).get("field/answers", (example or {}).get("answers"))
-    return json.loads(coded) if is_target and coded else text
+    return json.loads(coded) if is_target and coded else before_next(text, is_target=is_target)
 
 
-def _row(prompt: str, answer: str, *, own: str, options: Sequence[str] = (), answers: Sequence[str] = ()) -> Row:
-    """own: what makes the question what it is, for its id."""
+def _prompt(head: str, exemplars: Sequence[str], query: str) -> str:
+    """A row's prompt in its parts: see `SuiteTemplate`."""
+    return json.dumps({"head": head, "exemplars": list(exemplars), "query": query}, ensure_ascii=False)
+
+
+def _row(
+    prompt: str,
+    answer: str,
+    *,
+    own: str,
+    options: Sequence[str] = (),
+    answers: Sequence[str] = (),
+    following: str = "",
+) -> Row:
+    """own: what makes the question what it is, for its id.  following: what begins the next one."""
     listed = {"options": options, "answers": answers or (answer,)}
     coded = {name: json.dumps(list(values), ensure_ascii=False) for name, values in listed.items()}
-    return {"id": text_key(own, answer), "prompt": prompt, "answer": answer} | coded
+    return {"id": text_key(own, answer), "prompt": prompt, "answer": answer, "next": following} | coded
 
 
 def _suite_task(

@@ -102,6 +102,12 @@ class VariantTemplate:
         exemplars = [self._one(other, key, style) for other in others]
         return shots.lay_out(exemplars, inputs, key, self.room), targets
 
+    def with_shots(self, shots: int) -> ExactShots:
+        """With so many exemplars, or as many as there is room for."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(VariantTemplate)}
+        variant = dataclasses.replace(self.variant, shots=shots > 0)
+        return ExactShots(**fields | {"variant": variant}, number=shots)
+
     def shown(self, row: Row, key: int = 0) -> tuple[str, str]:
         """(the list of options that the prompt shows, "" for none; the answer as it stands in that list)."""
         others = self._exemplars(row, key)
@@ -111,7 +117,11 @@ class VariantTemplate:
     def _exemplars(self, row: Row, key: int) -> list[Row]:
         if not self.variant.shots:
             return []
-        return shots.draw(shots.exemplar_pool(self.family), row, key, most=self.most_shots, question=self._question)
+        pool = shots.exemplar_pool(self.family)
+        return shots.draw(pool, row, key, most=self.most_shots, question=self._question, exact=self._exact())
+
+    def _exact(self) -> int | None:
+        return None
 
     def _question(self, row: Row) -> str:
         text = "\n".join(row[name] for name in self.same)
@@ -173,6 +183,16 @@ class VariantTemplate:
         named = not placed and bool(self.labels) and any(_words(text) <= said for text in options[0])
         fit = [s for s in OPTION_STYLES if all(map(s.fits, options)) and not (named and s.marks)]
         return fit[pick(key, "options") % len(fit)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExactShots(VariantTemplate):
+    """A variant whose number of exemplars is set: `EvalConfig.shots`."""
+
+    number: int
+
+    def _exact(self) -> int | None:
+        return self.number
 
 
 def final_answer(text: str, **unused: object) -> str:

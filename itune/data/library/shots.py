@@ -35,12 +35,20 @@ def exemplar_pool(family: str) -> Sequence[Row]:
     return _POOLS[family]()
 
 
-def draw(pool: Sequence[Row], row: Row, key: int, *, most: int, question: Callable[[Row], str | None]) -> list[Row]:
-    """0 to `most` rows of the pool, none that asks what the query or another of them asks.
+def draw(
+    pool: Sequence[Row],
+    row: Row,
+    key: int,
+    *,
+    most: int,
+    question: Callable[[Row], str | None],
+    exact: int | None = None,
+) -> list[Row]:
+    """0 to `most` rows of the pool, or `exact`, none that asks what the query or another of them asks.
 
     question: what a row asks, white space, case and punctuation aside; None for a row that can't be an exemplar.
     """
-    wanted = pick(key, "number of shots") % (most + 1)
+    wanted = pick(key, "number of shots") % (most + 1) if exact is None else exact
     found: list[Row] = []
     taken = {row["id"], question(row)}
     for n in range(wanted * _TRIES if pool else 0):

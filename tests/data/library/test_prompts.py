@@ -132,6 +132,16 @@ def test_exemplars_and_query_are_put_the_same_way(nli):
         assert targets
 
 
+def test_the_number_of_exemplars_can_be_set(nli):
+    rows, by_variant = nli
+    for variant in ("zs", "fs_opt"):
+        for n in (0, 3):
+            templates = [template.with_shots(n) for template in by_variant[variant]]
+            for _, _, _, inputs, _ in every(rows[:3], templates):
+                assert len(re.findall(r"claim \d+ holds", inputs, re.I)) == n + 1
+    assert by_variant["zs"][0].with_shots(2) != by_variant["zs"][0], "prepared data are others"
+
+
 class Words:
     """A tokenizer that counts words."""
 
