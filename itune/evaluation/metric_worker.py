@@ -4,12 +4,14 @@ Metric functions live in SeqIO tasks, and importing SeqIO costs seconds and most
 writes a request, this process answers (itune.evaluation.metrics_client is the other end):
 
   request  {"modules": [str],
-            "tasks": {task: {"targets": [str], "predictions": {state: [str] | null}, "examples": [{...}]?}}}
+            "tasks": {task: {"targets": [str], "predictions": {state: [str] | null}, "examples": [{...}]?,
+                             "scores": {state: [float] | null}?}}}
   out      {"tasks": {task: {"metrics": {state: {name: value}}, "per_example": {state: {name: [value]}},
                              "references": [[str]]}},
             "errors": {task: [line]}, "notes": {task: [line]}}
 
 examples: the pass-through features of each example, for a task whose postprocess_fn reads them.
+scores: log-likelihoods of the targets, in nats, for SeqIO's score_metric_fns.
 """
 
 from __future__ import annotations
@@ -169,6 +171,9 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
             raise ValueError(f"{len(texts)} predictions {state!r} for {len(targets)} targets")
         outputs = [task.postprocess_fn(t, example=e, is_target=False) for t, e in zip(texts, examples, strict=True)]
         values, failures = score_state(task.predict_metric_fns, references, outputs)
+        if scores := (request.get("scores") or {}).get(state):
+            of_scores, more = score_state(task.score_metric_fns, references, scores)
+            values, failures = values | of_scores, failures + more
         answer["errors"] += [f"{function}: {describe(error, sensitive)}" for function, error in failures]
         failed = {function for function, _ in failures}
         answer["per_example"][state] = {
@@ -184,9 +189,10 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
         sound = [f for f in task.predict_metric_fns if getattr(f, "__name__", "") not in failed]
         answer["per_example"][state] |= counted_per_example(sound, references, outputs)
     answer["errors"] = list(dict.fromkeys(answer["errors"]))  # a metric fails alike in every state
-    others = [f.__name__ for f in (*task.score_metric_fns, *task.predict_with_aux_metric_fns)]
+    unscored = () if any((request.get("scores") or {}).values()) else task.score_metric_fns
+    others = [f.__name__ for f in (*unscored, *task.predict_with_aux_metric_fns)]
     if others:
-        answer["notes"].append(f"not computed, for they need more than predictions: {', '.join(others)}")
+        answer["notes"].append(f"not computed, for they need more than what was measured: {', '.join(others)}")
     return answer
 
 

@@ -34,6 +34,7 @@ def score(
             "targets": [c.target for c in chosen["after"]],
             "predictions": {name: [c.text for c in cs] or None for name, cs in chosen.items()},
             "examples": [c.extras for c in chosen["after"]],
+            "scores": {name: _scores(states[name], cs) for name, cs in chosen.items()},
         }
     if not tasks:
         return {"tasks": {}}
@@ -49,6 +50,14 @@ def score(
 
 def _of(snapshot: Snapshot, task: str) -> list[Completion]:
     return sorted((c for c in snapshot.completions if c.task == task), key=lambda c: c.id)
+
+
+def _scores(snapshot: Snapshot | None, chosen: list[Completion]) -> list[float] | None:
+    """Log-likelihood of each one's target, its end included, in nats; None where that was not measured of all."""
+    losses = snapshot.losses if snapshot is not None else ()
+    nll = {(e.group, e.task, e.id): e.nll for e in losses}
+    found = [nll.get((c.group, c.task, c.id)) for c in chosen]
+    return [-value for value in found if value is not None] if found and None not in found else None
 
 
 def reader_notes(folder: Path, manifest: Manifest, after: Snapshot, scored: Mapping[str, Any]) -> tuple[str, ...]:

@@ -31,13 +31,17 @@ def broken(targets, predictions):
     raise ValueError(f"cannot score {predictions[0]}")
 
 def ranked(targets, scores):
-    return {"ranked": 1.0}
+    return {"ranked": sum(scores) / len(targets)}
+
+def beside(targets, predictions, aux_values):
+    return {"beside": 1.0}
 
 def plain(name, fns, postprocess=None):
     source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: None, splits=["validation"])
     seqio.TaskRegistry.add(name, source=source, output_features=FEATURES, metric_fns=fns, postprocess_fn=postprocess)
 
-plain("foreign_plain", [upper_match, ranked], shout)
+plain("foreign_plain", [upper_match, ranked, beside], shout)
+plain("foreign_scored", [ranked])
 plain("foreign_broken", [broken, upper_match])
 
 def rows(split):
@@ -78,6 +82,7 @@ def test_tasks_of_ours_and_of_plain_seqio_are_scored_in_one_process(
         "ours/secret": asked,
         "ours/sourced": asked | {"examples": [{"question": "q", "answer": "a"}] * 2},  # as records keep them
         "foreign_plain": foreign,
+        "foreign_scored": foreign | {"scores": {"after": [-1.0, -2.5], "before_chat": None}},
         "foreign_broken": {"targets": ["A"], "predictions": {"before": ["A"], "after": ["B"]}},
         "ours/opne": asked,
     }
@@ -95,7 +100,9 @@ def test_tasks_of_ours_and_of_plain_seqio_are_scored_in_one_process(
     assert ours["per_example"]["after"] == {"exact_match": [100.0, 0.0], "token_f1": [100.0, 100.0]}
     assert answer["tasks"]["ours/sourced"]["metrics"]["after"] == {"sourced": 100.0}
     assert answer["tasks"]["foreign_plain"]["metrics"] == {"after": {"upper_match": 50.0}}
-    assert "ranked" in answer["notes"]["foreign_plain"][0]
+    assert answer["notes"]["foreign_plain"][0].endswith(": ranked, beside")
+    assert answer["tasks"]["foreign_scored"]["metrics"] == {"after": {"ranked": -1.75}}
+    assert "foreign_scored" not in answer["notes"]
     assert answer["tasks"]["foreign_broken"]["metrics"]["after"] == {"upper_match": 0.0}
     assert answer["errors"]["foreign_broken"][0] == "broken: ValueError: cannot score A"
     assert answer["errors"]["ours/secret"] == ["broken: ValueError"]  # a message could quote protected text

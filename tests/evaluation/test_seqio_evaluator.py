@@ -74,3 +74,41 @@ def test_metrics_are_seqios_evaluators(name, answers, predictions, metrics, post
         assert answer["references"][0] == [answers[order[0]], f"or {answers[order[0]]}"]
     if name == "texts":
         assert ours["bleu/low"] <= ours["bleu"] <= ours["bleu/high"] and ours["macro_f1/of"] == len(answers)
+
+
+def weighed(targets, scores):
+    """Tells which score came to which target."""
+    return {"weighed": seqio.metrics.Scalar(sum(len(t) * s for t, s in zip(targets, scores, strict=True)))}
+
+
+def test_metrics_of_scores_are_seqios_evaluators():
+    add_task(
+        "evaluator_scores",
+        source=RowSource(lambda split: rows(split, ANSWERS), ("validation",), ("question", "answer", "all"), "1"),
+        templates=(Template("t", "{question}", "{answer}"),),
+        cluster="texts",
+        licence="CC0-1.0",
+        identity="evaluator_scores",
+        metrics=[weighed],
+    )
+    task = registry.get("evaluator_scores")
+    evaluator = seqio.Evaluator(
+        task.name, seqio.EncDecFeatureConverter(pack=False), eval_split="validation", async_compute_metrics=False
+    )
+    order = [int(e["id"].decode()) for e in evaluator.cached_task_datasets[task.name].as_numpy_iterator()]
+    scores = [-0.5 * (i + 1) for i in order]
+    found, _ = evaluator.evaluate(
+        compute_metrics=True, predict_fn=lambda ds: [], score_fn=lambda ds: list(enumerate(scores))
+    )
+    theirs = found.result()[task.name]["weighed"]
+    request = {
+        "targets": [ANSWERS[i] for i in order],
+        "predictions": {"after": ["" for _ in order]},
+        "scores": {"after": scores},
+    }
+    ours = run_task(task, request, sensitive=False)["metrics"]["after"]
+    assert (
+        ours["weighed"]
+        == pytest.approx(getattr(theirs, "value", theirs))
+        == pytest.approx(sum(-0.5 * (i + 1) * len(answer) for i, answer in enumerate(ANSWERS)))
+    )
