@@ -60,7 +60,8 @@ def test_again_is_bitwise_the_same(snapshot):
     [
         (None, {"batch_size": 3, "generate_batch": 3}),
         (None, {"reverse": True}),
-        (MeshConfig(data=2, fsdp=2, tensor=2), {}),
+        # Eight programs at once on few cores: XLA's CPU devices may wait for each other until it gives up.
+        pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), {}, marks=pytest.mark.slow),
     ],
     ids=["batches", "order", "devices"],
 )
