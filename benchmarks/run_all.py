@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 PROGRAMS = {
     "train_step": (("--rounds", "1", "--steps", "2"), ("--rounds", "3", "--steps", "3")),
     "trainers": (("--rounds", "1", "--steps", "2", "--dtype", "f32"), ("--rounds", "2", "--steps", "3")),
+    "head": (("--rounds", "1", "--steps", "2"), ()),
     "memory": (("--no_peer",), ()),
     "packing": (("--examples", "100000"), ()),
     "data": (("--tasks", "60"), ()),

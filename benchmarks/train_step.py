@@ -118,13 +118,16 @@ def sides(flags: argparse.Namespace, job_path: Path) -> dict[str, list[str | Pat
     return commands
 
 
-def check_same(first: str, ours: Run, name: str, other: Run, job: Job) -> None:
-    """Ends the benchmark if two sides computed different things: their ratio says nothing."""
+def check_same(first: str, ours: Run, name: str, other: Run, job: Job, *dtypes: str) -> None:
+    """Ends the benchmark if two sides computed different things: their ratio says nothing.
+
+    dtypes: of the two; where none is given, the last words of their names.
+    """
     if ours["trainable"] != other["trainable"]:
         sys.exit(
             f"not the same computation: {ours['trainable']} parameters train in {first}, {other['trainable']} in {name}"
         )
-    tolerance = max(TOLERANCE[side.rsplit(" ", 1)[1]] for side in (first, name))
+    tolerance = max(TOLERANCE[dtype] for dtype in dtypes or (first.split()[-1], name.split()[-1]))
     # Fresh adapters leave the first loss alone, but their gradient's norm depends on how A was drawn.
     values = ["losses"] if job["mode"] == "lora" else ["losses", "grad_norms"]
     for value in values:

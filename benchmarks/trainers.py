@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/trainers.py [--rounds 1] [--steps 3] [--mode lora|full] [--peers trl tunix]
 
-TRL tokenises and packs the rows itself; we train on the batches it made. Sides take turns, each in a fresh process a
-round, and their first losses must agree, or there is no result. tunix has no packing: it gets full rows of random
-tokens. Prints a table, and as its last line one JSON object. See benchmarks/README.md.
+TRL tokenises and packs the rows itself, each way that it can; we train on the batches it made. Sides take turns, each
+in a fresh process a round, and their first losses must agree, or there is no result. tunix has no packing: it gets full
+rows of random tokens. Prints a table, and as its last line one JSON object. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.train_step import ROOT, TOLERANCE, UNIT, child, machine  # noqa:
 from itune.weights import resolve  # noqa: E402
 
 PEERS = {"trl": (".venv-parity/bin/python", "trl_sft.py"), "tunix": (".venv-tunix/bin/python", "tunix_sft.py")}
+PACKINGS = ("bfd", "wrapped", "none")
 Run = dict[str, Any]
 
 
@@ -38,6 +39,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--mode", choices=("lora", "full"), default="lora")
     parser.add_argument("--dtype", choices=tuple(TOLERANCE), nargs="+", default=["f32", "bf16"])
     parser.add_argument("--peers", choices=tuple(PEERS), nargs="+", default=list(PEERS))
+    parser.add_argument("--packing", choices=PACKINGS, nargs="+", default=["bfd", "wrapped"], help="TRL's")
     parser.add_argument("--json_out", help="write the JSON object to this file too")
     flags = parser.parse_args()
     for peer in flags.peers:
@@ -55,29 +57,36 @@ def write_rows(job: dict[str, Any]) -> None:
 
 
 def alternate(flags: argparse.Namespace, job_path: Path) -> dict[str, list[Run]]:
-    """{side: its run of each round}; TRL goes first, because ours takes its batches."""
+    """{side: its run of each round}. "itune f32 bfd" trains on the batches that TRL made so, "itune f32" on our own."""
     runs: dict[str, list[Run]] = {}
 
-    def go(name: str, *command: str | Path) -> None:
-        run = json.loads(child(*command))
+    def go(name: str, *command: str | Path) -> Run:
+        run: Run = json.loads(child(*command))
         runs.setdefault(name, []).append(run)
         print(f"{name}: {statistics.median(run['step_seconds'][1:]):.2f} s a step", flush=True)
+        return run
 
-    order = sorted(flags.peers)  # trl before tunix
+    def peer(name: str, which: str, *words: str) -> Run:
+        python, program = PEERS[which]
+        return go(name, ROOT / python, HERE / "peers" / program, job_path, *words)
+
+    def ours(name: str, batches: str, dtype: str) -> Run:
+        child(sys.executable, HERE / batches, job_path)
+        job = json.loads(job_path.read_text("utf-8"))
+        run = go(name, sys.executable, HERE / "ours.py", job_path, dtype)
+        run |= {"useful": job["useful"], "supervised": job["supervised"]}
+        return run
+
+    mode = {"mode": flags.mode}
     for _ in range(flags.rounds):
         for dtype in flags.dtype:
-            for peer in order:
-                python, program = PEERS[peer]
-                go(f"{peer} {dtype}", ROOT / python, HERE / "peers" / program, job_path, "--dtype", dtype)
-            child(sys.executable, HERE / ("peer_batches.py" if "trl" in order else "packed_rows.py"), job_path)
-            ours = f"itune {dtype}"
-            go(ours, sys.executable, HERE / "ours.py", job_path, dtype)
-            job = json.loads(job_path.read_text("utf-8"))
-            runs[ours][-1] |= {"useful": job["useful"], "supervised": job["supervised"]}
-            if "trl" in order:
-                trl = f"trl {dtype}"
-                mode = {"mode": job["mode"]}
-                train_step.check_same(ours, runs[ours][-1], trl, runs[trl][-1], mode)
+            for packing in flags.packing if "trl" in flags.peers else ():
+                theirs, mine = f"trl {dtype} {packing}", f"itune {dtype} {packing}"
+                run = peer(theirs, "trl", "--dtype", dtype, "--packing", packing)
+                train_step.check_same(mine, ours(mine, "peer_batches.py", dtype), theirs, run, mode, dtype)
+            if "tunix" in flags.peers:
+                peer(f"tunix {dtype}", "tunix", "--dtype", dtype)
+                ours(f"itune {dtype}", "packed_rows.py", dtype)
     return runs
 
 
@@ -104,17 +113,17 @@ def summary(runs: list[Run]) -> dict[str, Any]:
 
 def result(found: dict[str, dict[str, Any]], flags: argparse.Namespace, runs: dict[str, list[Run]]) -> dict[str, Any]:
     rate = {name: side["useful_tokens_per_s"] for name, side in found.items()}
-    ours = max((name for name in rate if name.startswith("itune")), key=rate.__getitem__)
-    ratios = {}
+    peers = [name for name in rate if not name.startswith("itune")]
+    ours = {name: f"itune {name.partition(' ')[2]}" for name in peers}  # on the same batches, in the same dtype
+    ratios = {name: round(rate[ours[name]] / rate[name], 2) for name in peers}
     for peer in flags.peers:
-        for dtype in flags.dtype:
-            ratios[f"{peer} {dtype}"] = round(rate[f"itune {dtype}"] / rate[f"{peer} {dtype}"], 2)
-        best = max((name for name in rate if name.startswith(peer)), key=rate.__getitem__)
-        ratios[f"{peer}, best of either ({ours}, {best})"] = round(rate[ours] / rate[best], 2)
-    first = f"{flags.peers[0]} {flags.dtype[0]}"
+        best = max((name for name in peers if name.startswith(peer)), key=rate.__getitem__)
+        mine = max((ours[name] for name in peers if name.startswith(peer)), key=rate.__getitem__)
+        ratios[f"{peer}, best of either ({mine}, {best})"] = round(rate[mine] / rate[best], 2)
+    first = peers[0]
     return {
         "name": "trainers",
-        "ours": rate[f"itune {flags.dtype[0]}"],
+        "ours": rate[ours[first]],
         "peer": rate[first],
         "ratio": ratios[first],
         "unit": UNIT,

@@ -1,10 +1,11 @@
-"""TRL's SFTTrainer: trl_sft.py JOB.json [--dtype bf16] [--packing bfd|none]. Prints JSON, as ours.py does.
+"""TRL's SFTTrainer: trl_sft.py JOB.json [--dtype bf16] [--packing bfd|wrapped|none]. Prints JSON, as ours.py does.
 
 Runs in an environment of its own (.venv-parity): nothing of itune is imported. The trainer tokenises and packs the
-rows as it does for its users ("bfd" is its default and flattens a batch into one row, whose examples transformers then
-keeps apart by their positions; "none" pads). The batches it made, one array of [batches, rows, tokens] each, are
-written to job["batches"], for ours.py to train on: both sides see the same tokens. f32 is f32 throughout. bf16: with
-LoRA a bfloat16 base (peft keeps its adapters in float32) and autocast, in full autocast over float32 parameters.
+rows as it does for its users: "bfd" is its default and flattens a batch into one row, whose examples transformers then
+keeps apart by their positions; "wrapped" cuts rows of one length from the examples laid end to end, which then see
+each other; "none" pads. The batches it made, one array of [batches, rows, tokens] each, are written to job["batches"],
+for ours.py to train on: both sides see the same tokens. f32 is f32 throughout. bf16: with LoRA a bfloat16 base (peft
+keeps its adapters in float32) and autocast, in full autocast over float32 parameters.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def make_trainer(job: dict[str, Any], dtype: str, packing: str, clock: Clock) ->
         per_device_train_batch_size=job["batch"],
         max_length=job["length"],
         packing=packing != "none",
+        packing_strategy=packing if packing != "none" else "bfd",
         completion_only_loss=True,
         learning_rate=job["learning_rate"],
         lr_scheduler_type="constant",
@@ -116,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", type=Path)
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
-    parser.add_argument("--packing", choices=("bfd", "none"), default="bfd")
+    parser.add_argument("--packing", choices=("bfd", "wrapped", "none"), default="bfd")
     flags = parser.parse_args()
     job = json.loads(flags.job.read_text("utf-8"))
     torch.set_num_threads(job["cores"])

@@ -145,3 +145,11 @@ def unequal(found: Mapping[str, Amounts], base: str) -> list[str]:
         if said and name != base:
             lines.append(f"{name}: {', '.join(said)}")
     return lines
+
+
+def may_stop(study: Study) -> list[str]:
+    """A line where some arms need not make all their steps."""
+    names = [arm.name for arm in study.arms if arm.config.evaluation.patience]
+    which = "every arm" if len(names) == len(study.arms) else ", ".join(names)
+    said = f"{which} may stop early (EvalConfig.patience): what is held equal is what each may take, not what it took"
+    return [said] if names else []

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from itune.evaluation.panels import duration
 from itune.evaluation.results import load_run
-from itune.studies.amounts import Amounts, equalise, said_amount, unequal
+from itune.studies.amounts import Amounts, equalise, may_stop, said_amount, unequal
 from itune.studies.arms import Study, difference
 from itune.studies.measures import Measure
 from itune.studies.outcomes import DIVERGED, DONE, answers, outcomes, resolution, state_of
@@ -46,6 +46,7 @@ def budget(study: Study, found: Mapping[str, Amounts]) -> list[str]:
     lines.append("the base: " + "; ".join(said_amount(unit, base[unit]) for unit in base))
     lines.append(f"held equal: {study.config.held_equal.replace('_', ' ')}; not equal:")
     lines += [f"    {line}" for line in unequal(found, study.base.name) or ["nothing"]]
+    lines += may_stop(study)
     finished = [folder for _, state, folder in states if state == DONE]
     open_arms = [name for name, state, _ in states if state not in (DONE, DIVERGED)]
     lines.append(_seen(study))

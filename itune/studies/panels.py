@@ -13,7 +13,7 @@ from markupsafe import Markup
 from itune.evaluation.charts import Series, line_chart, smooth
 from itune.evaluation.mixture import percent
 from itune.evaluation.panels import curve, duration, eval_curves, mean_over_tasks, task_losses
-from itune.evaluation.results import RunFiles, load_run, number
+from itune.evaluation.results import STOPPED_EARLY, RunFiles, load_run, number
 from itune.studies.arms import Study
 from itune.studies.outcomes import DONE, Outcome
 
@@ -32,6 +32,16 @@ def read_runs(study: Study, found: Mapping[str, Outcome]) -> Runs:
         }
         for name, outcome in found.items()
     }
+
+
+def stopped_early(runs: Runs) -> list[str]:
+    """ "base: seed 1 stopped at step 40 of 100", a line a run that did."""
+    return [
+        f"{name}: seed {seed} stopped {said.partition(':')[0]}"
+        for name, by_seed in runs.items()
+        for seed, run in by_seed.items()
+        if (said := run.evaluation.facts.get(STOPPED_EARLY))
+    ]
 
 
 def curves(runs: Runs, group: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from itune.evaluation.charts import tick_label, ticks
 from itune.evaluation.results import write_text
 from itune.studies import panels
-from itune.studies.amounts import unequal
+from itune.studies.amounts import may_stop, unequal
 from itune.studies.arms import Study, difference
 from itune.studies.measures import Measure
 from itune.studies.outcomes import DONE, Answer, Outcome, summary, undone
@@ -64,7 +64,7 @@ def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answ
         "subtitle": f"{len(found)} arms, {seeds} seeds, {done} of {runs} runs done",
         "warnings": [f"Not in these figures: {'. '.join(gaps)}."] if gaps else [],
         "findings": summary(study, answered),
-        "notes": _notes(study, answered),
+        "notes": _notes(study, answered, trained),
         "group": study.config.endpoint.replace("_", "-"),
         "measure": measure,
         "comparisons": len(told),
@@ -80,7 +80,7 @@ def page(study: Study, found: Mapping[str, Outcome], answered: Mapping[str, Answ
     }
 
 
-def _notes(study: Study, answered: Mapping[str, Answer]) -> list[str]:
+def _notes(study: Study, answered: Mapping[str, Answer], trained: panels.Runs) -> list[str]:
     over = "tasks like these" if study.config.tasks_sampled else "these tasks, other seeds and other examples of them"
     notes = [f"Intervals are for {over}."]
     if len(study.config.seeds) < FEWEST_SEEDS:
@@ -88,6 +88,7 @@ def _notes(study: Study, answered: Mapping[str, Answer]) -> list[str]:
     notes.append(f"Held equal between arms: {study.config.held_equal.replace('_', ' ')}.")
     if different := unequal(_amounts(study), study.base.name):
         notes.append(f"Not equal to the base: {'; '.join(different)}.")
+    notes += [f"{line[0].upper()}{line[1:]}." for line in (*may_stop(study), *panels.stopped_early(trained))]
     return notes + [f"{a.arm.name}: {note}." for a in answered.values() for note in a.notes]
 
 

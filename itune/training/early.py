@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from itune.evaluation.config import EvalConfig
+from itune.evaluation.results import STOPPED_EARLY
 
 
 class DevLosses:
@@ -62,5 +63,5 @@ class DevLosses:
         best = self.best
         kept = f"the best was {self.losses[best]:.4f} at step {best} (--step=best)" if best is not None else "none was"
         return {
-            "stopped early": f"at step {done} of {steps}: no better dev loss in {self.since_better} evaluations; {kept}"
+            STOPPED_EARLY: f"at step {done} of {steps}: no better dev loss in {self.since_better} evaluations; {kept}"
         }

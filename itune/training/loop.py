@@ -18,16 +18,12 @@ from itune.batch import Batch
 from itune.config.run import RunConfig
 from itune.config.save import config_digest, to_gin
 from itune.data.proportions_text import print_proportions
-from itune.evaluation.evaluate import Evaluator
 from itune.storage.workdir import Workdir, open_workdir
 from itune.terminal import say
 from itune.training.agreement import agree_on_run
-from itune.training.checkpoint import Checkpoints
-from itune.training.clock import RunClock
-from itune.training.data_side import DataSide, data_side
-from itune.training.early import DevLosses
+from itune.training.data_side import data_side
 from itune.training.lock import lock
-from itune.training.metrics import MetricsWriter, NoMetrics, progress_bar
+from itune.training.metrics import MetricsWriter, progress_bar
 from itune.training.optim import learning_rate
 from itune.training.profile import StepProfiler
 from itune.training.reading import MetricsReader
@@ -37,7 +33,7 @@ from itune.training.resume import (
 )
 from itune.training.run import Started, end_run, start_run, timed
 from itune.training.session import Session
-from itune.training.setup import ModelSide, plan_record
+from itune.training.setup import plan_record
 from itune.training.signals import EXIT_REFUSED, Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
 
@@ -104,8 +100,8 @@ def _run(
         session.peers.on_main(lambda: set_aside(model_dir, session.console))
     run = start_run(config, session, stop, workdir, allow_remote_tracker=allow_remote_tracker)
     try:
-        batches, steps = run.batches(int(run.state.step)), TrainingSteps.of(run)
-        state, code = timed(run.timings, "training", lambda: steps.run(run.state, batches, run.interval))
+        batches, steps = run.batches(int(run.state.step)), TrainingSteps(run)
+        state, code = timed(run.timings, "training", lambda: steps.make(run.state, batches, run.interval))
     finally:
         run.checkpoints.close()
     return end_run(run, state, code, show_text=show_text)
@@ -115,61 +111,48 @@ def _run(
 class TrainingSteps:
     """The loop proper. It dispatches step n before it reads those before it: devices never wait for the host."""
 
-    config: RunConfig
-    data: DataSide
-    model: ModelSide
-    evaluator: Evaluator
-    checkpoints: Checkpoints
-    writer: MetricsWriter | NoMetrics
-    console: Console
-    stop: StopRequest
-    dev: DevLosses
-    clock: RunClock
+    run: Started
     _saved: int = -1
 
-    @classmethod
-    def of(cls, run: Started) -> TrainingSteps:
-        parts = (run.config, run.data, run.model, run.evaluator, run.checkpoints, run.writer)
-        return cls(*parts, run.console, run.stop, run.dev, run.clock)
-
-    def run(self, state: TrainState, batches: Iterator[Batch], interval: dict | None = None) -> tuple[TrainState, int]:
+    def make(self, state: TrainState, batches: Iterator[Batch], interval: dict | None = None) -> tuple[TrainState, int]:
         """(the last state, an exit code: 0 when every step was made). interval: the restored checkpoint's."""
-        total, start, key = self.config.train.steps, int(state.step), jax.random.key(self.config.seed)
+        run, config = self.run, self.run.config
+        total, start, key = config.train.steps, int(state.step), jax.random.key(config.seed)
         reader = self.reader(start, interval)
-        on_devices = ahead(batches, self.model.put_own)
-        traces = StepProfiler(self.config.logging, self.config.folder, on=isinstance(self.writer, MetricsWriter))
-        with progress_bar(self.console) as bar, traces as profiler:
+        on_devices = ahead(batches, run.model.put_own)
+        traces = StepProfiler(config.logging, config.folder, on=isinstance(run.writer, MetricsWriter))
+        with progress_bar(run.console) as bar, traces as profiler:
             line = bar.add_task("training", total=total, completed=start, status="compiling ...")
             self.catch_up(state, reader)
-            for step in range(start, start if self.dev.over else total):
-                rate = learning_rate(self.config.learning_rate, step, total)
-                with self.clock.part("input"):
+            for step in range(start, start if run.dev.over else total):
+                rate = learning_rate(config.learning_rate, step, total)
+                with run.clock.part("input"):
                     batch, placed = next(on_devices)
                 with self.compiling(reader, first=step == start), profiler.step(step):
                     hparams = {"learning_rate": jnp.float32(rate)}
-                    state, metrics = self.model.train_step(state, self.model.frozen, placed, hparams, key)
+                    state, metrics = run.model.train_step(state, run.model.frozen, placed, hparams, key)
                 problem = reader.push(step, batch, metrics, rate)
                 self.tell(profiler.after(step, metrics.finite))
                 bar.update(line, completed=step, status=reader.status)
-                if not self.console.is_terminal and step and step % max(1, total // 20) == 0:
-                    say(self.console, f"step {step}/{total}  {reader.status}")  # a log shows no bar
-                self.checkpoints.poll()
-                self.stop.look()
+                if not run.console.is_terminal and step and step % max(1, total // 20) == 0:
+                    say(run.console, f"step {step}/{total}  {reader.status}")  # a log shows no bar
+                run.checkpoints.poll()
+                run.stop.look()
                 problem = problem or (self.between(state, reader) if self.due(reader.newest) else None)
-                if problem and self.config.train.on_nonfinite == "stop":
-                    say(self.console, f"itune: error: {problem}", "red")
+                if problem and config.train.on_nonfinite == "stop":
+                    say(run.console, f"itune: error: {problem}", "red")
                     return state, EXIT_NONFINITE
                 if problem:
-                    say(self.console, f"itune: warning: {problem}", "yellow")
-                if self.stop.exit_code is not None or self.dev.over:
+                    say(run.console, f"itune: warning: {problem}", "yellow")
+                if run.stop.exit_code is not None or run.dev.over:
                     break
             bar.update(line, completed=int(state.step), status=reader.status)
         self.finish(state, reader)
-        return state, (self.stop.exit_code or 0) if int(state.step) < total else 0
+        return state, (run.stop.exit_code or 0) if int(state.step) < total else 0
 
     def reader(self, first_step: int, interval: dict | None = None) -> MetricsReader:
-        parts = (self.config, self.data, self.writer)
-        return MetricsReader(*parts, first_step=first_step, interval=interval, clock=self.clock)
+        parts = (self.run.config, self.run.data, self.run.writer)
+        return MetricsReader(*parts, first_step=first_step, interval=interval, clock=self.run.clock)
 
     @contextlib.contextmanager
     def compiling(self, reader: MetricsReader, *, first: bool) -> Iterator[None]:
@@ -177,69 +160,71 @@ class TrainingSteps:
         if not first:
             yield
             return
-        with self.clock.part("compile"):
+        with self.run.clock.part("compile"):
             yield
         reader.restart_clock()
 
     def tell(self, line: str | None) -> None:
         if line:
-            say(self.console, line)
+            say(self.run.console, line)
 
     def finish(self, state: TrainState, reader: MetricsReader) -> None:
         """After the last step: a signal that came while it was being evaluated found nothing saved."""
-        if self.stop.exit_code is not None and self._saved != int(state.step) and not reader.flush():
+        if self.run.stop.exit_code is not None and self._saved != int(state.step) and not reader.flush():
             self.save(state, reader)
-        self.checkpoints.finish()
+        self.run.checkpoints.finish()
 
     def due(self, done: int) -> bool:
         """Whether there is something to do between steps, of which `done` are dispatched."""
         return self._saves(done) or self._evaluates(done)
 
     def _saves(self, done: int) -> bool:
-        stopping = self.stop.exit_code is not None
-        return _every(self.config.checkpoint.every, done) or done == self.config.train.steps or stopping
+        stopping = self.run.stop.exit_code is not None
+        return _every(self.run.config.checkpoint.every, done) or done == self.run.config.train.steps or stopping
 
     def _evaluates(self, done: int) -> bool:
-        going_on = done < self.config.train.steps and self.stop.exit_code is None
-        return _every(self.config.evaluation.every, done) and going_on
+        going_on = done < self.run.config.train.steps and self.run.stop.exit_code is None
+        return _every(self.run.config.evaluation.every, done) and going_on
 
     def between(self, state: TrainState, reader: MetricsReader) -> str | None:
         """Between steps: evaluates and saves if either is due. A step that went wrong is not saved but returned."""
-        c, done = self.config, reader.newest
+        c, done = self.run.config, reader.newest
         save, evaluate = self._saves(done), self._evaluates(done)
         problem = reader.flush()
         if problem and c.train.on_nonfinite == "stop":
             return problem
         loss = self.evaluate(state, done, reader) if evaluate else None
-        if save or (evaluate and self.dev.patience and (self.dev.best == done or self.dev.over)):
+        if save or (evaluate and self.run.dev.patience and (self.run.dev.best == done or self.run.dev.over)):
             self.save(state, reader, loss=loss)
         return problem
 
     def evaluate(self, state: TrainState, done: int, reader: MetricsReader) -> float | None:
         """The loss that the run is judged by, of the tasks that are not unseen."""
-        with self.clock.part("evaluation"):
-            snapshot = self.evaluator.snapshot(self.model.all_params(state), lambda: None, generate=False, unseen=False)
-        loss = snapshot.pooled_loss(self.config.evaluation.choose_by)
-        self.dev.add(done, loss)
-        self.writer.write({"step": done, "eval": snapshot.loss_lines(), **self.dev.line()})
+        with self.run.clock.part("evaluation"):
+            snapshot = self.run.evaluator.snapshot(
+                self.run.model.all_params(state), lambda: None, generate=False, unseen=False
+            )
+        loss = snapshot.pooled_loss(self.run.config.evaluation.choose_by)
+        self.run.dev.add(done, loss)
+        self.run.writer.write({"step": done, "eval": snapshot.loss_lines(), **self.run.dev.line()})
         reader.restart_clock()
         return loss
 
     def catch_up(self, state: TrainState, reader: MetricsReader) -> None:
         """The evaluation that a run stopped by a signal went without, so that its dev losses are those of any other."""
         done = int(state.step)
-        if done and self._evaluates(done) and done not in self.dev.losses:
+        if done and self._evaluates(done) and done not in self.run.dev.losses:
             self.save(state, reader, loss=self.evaluate(state, done, reader))
 
     def save(self, state: TrainState, reader: MetricsReader, *, loss: float | None = None) -> None:
         """`reader` has been flushed: its sums are those of the steps that `state` has made."""
         self._saved = int(state.step)
-        meta = checkpoint_meta(self.config, self.data, self._saved, reader.interval())
-        meta["dev_losses"] = self.dev.stored()
-        with self.clock.part("checkpoint"):
-            self.checkpoints.save(state, meta, loss=loss)
+        meta = checkpoint_meta(self.run.config, self.run.data, self._saved, reader.interval())
+        meta["dev_losses"] = self.run.dev.stored()
+        with self.run.clock.part("checkpoint"):
+            self.run.checkpoints.save(state, meta, loss=loss)
         reader.restart_clock()
-        self.clock.save()
+        self.run.clock.save()
 
 
 def ahead(batches: Iterator[Batch], put: Callable[[Batch], Batch], size: int = 2) -> Iterator[tuple[Batch, Batch]]:

@@ -21,9 +21,10 @@ from itune.training.config import LoggingConfig
 ONLY_IN_FILE = ("task_tokens", "task_tokens_total")
 
 
-def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
+def cut_back(path: Path, step: int, *, over: bool = False) -> list[dict[str, Any]]:
     """Drops the lines of metrics.jsonl past `step`, which a resumed run makes again. A torn last line goes too.
 
+    over: the run has no step left, and makes its last evaluation again, too.
     Returns: the lines that stay.
     """
     if not path.is_file():
@@ -32,7 +33,7 @@ def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-            if record["step"] <= step:
+            if record["step"] <= step and not (over and record.get("last")):
                 kept.append(line)
                 records.append(record)
         except (ValueError, KeyError):
@@ -105,7 +106,7 @@ def _scalars(record: dict, prefix: str = ""):
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _scalars(value, name + "/")
-        elif isinstance(value, (int, float)) and key != "step":
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
             yield name, value
 
 

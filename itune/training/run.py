@@ -92,7 +92,10 @@ def start_run(
     meta: dict = {}
     if restored is not None:
         state, meta = restored
-    lines = peers.on_main(lambda: cut_back(model_dir / "metrics.jsonl", int(state.step) if meta else -1))
+    dev = DevLosses(config.evaluation, meta.get("dev_losses"))
+    done = int(state.step) if meta else -1
+    over = done >= config.train.steps or dev.over
+    lines = peers.on_main(lambda: cut_back(model_dir / "metrics.jsonl", done, over=over))
     clock.keep(lines, meta.get("interval"))
     writer: MetricsWriter | NoMetrics = NoMetrics()
     if peers.main:
@@ -119,7 +122,7 @@ def start_run(
         before=before,
         state=state,
         interval=meta.get("interval"),
-        dev=DevLosses(config.evaluation, meta.get("dev_losses")),
+        dev=dev,
         timings=timings,
         clock=clock,
     )
@@ -143,7 +146,7 @@ def end_run(run: Started, state: TrainState, code: int, *, show_text: bool = Fal
     say(console, "Evaluating after training ...")
     measure = lambda: run.evaluator.snapshot(run.model.all_params(state), run.stop.check)  # noqa: E731
     after = timed(run.timings, "evaluation after", measure)
-    run.writer.write({"step": int(state.step), "eval": after.loss_lines()})
+    run.writer.write({"step": int(state.step), "eval": after.loss_lines(), "last": True})
     run.writer.close()
     parts = (config, data.manifest, data.folder, run.before, after)
     how: dict[str, Any] = {"told": told, "show_text": show_text, "console": console}

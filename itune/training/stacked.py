@@ -106,7 +106,7 @@ def _train(runs: Sequence[Started], session: Session, stop: StopRequest) -> tupl
     step_fn = session.kept("stacked", key, lambda: jax.jit(make(), donate_argnums=0))
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.state for run in runs))
     keys = jnp.stack([jax.random.key(run.config.seed) for run in runs])
-    steps = [TrainingSteps.of(run) for run in runs]
+    steps = [TrainingSteps(run) for run in runs]
     feeds = [run.batches(0) for run in runs]
     readers = [one.reader(0) for one in steps]
     positions = max(run.data.plan.T for run in runs)
@@ -143,12 +143,12 @@ def _train(runs: Sequence[Started], session: Session, stop: StopRequest) -> tupl
                 if not console.is_terminal and step and step % max(1, total // 20) == 0:
                     say(console, f"step {step}/{total}  {len(runs)} runs, the first: {readers[0].status}")
                 for one in steps:
-                    one.checkpoints.poll()
+                    one.run.checkpoints.poll()
                 if stop.exit_code is not None or all(codes):
                     break
         for k, one in enumerate(steps):
             if codes[k]:
-                one.checkpoints.finish()
+                one.run.checkpoints.finish()
             else:
                 one.finish(state_of(k), readers[k])
 

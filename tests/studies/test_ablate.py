@@ -192,6 +192,20 @@ def test_a_study_that_can_not_be_is_one_line(studied: Studied, given: str, said:
 
 
 @pytest.mark.slow
+def test_who_stopped_early_is_said(studied: Studied) -> None:
+    """Nothing is better by 100 nats: at the second evaluation of six steps each run ends."""
+    often = ("TRAIN_STEPS=6", "EvalConfig.every=1", "EvalConfig.patience=1", "EvalConfig.min_gain=100.0")
+    bindings = [f"--gin.{binding}" for binding in (*often, "StudyConfig.seeds=(0,)")]
+    done = studied.ablate("--workdir=early", *bindings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (studied.folder / "early" / "report.html").read_text()
+    assert "Every arm may stop early (EvalConfig.patience)" in page
+    for arm in ("base", "without toy/echo"):
+        assert f"{arm}: seed 0 stopped at step 2 of 6." in page.replace("Base: ", "base: ").replace(
+            "Without", "without"
+        ), arm
+
+
 def test_processes_share_a_study(studied: Studied) -> None:
     """Two at once, as a Slurm array or a JobSet starts them; each takes its runs, the last one writes all answers."""
     out = studied.folder / "shared"
