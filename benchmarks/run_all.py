@@ -23,6 +23,7 @@ PROGRAMS = {
     "packing": (("--examples", "100000"), ()),
     "data": (("--tasks", "60"), ()),
     "generate": (("--rounds", "1"), ()),
+    "stacked": (("--runs", "2", "--steps", "2", "--rounds", "1"), ()),
     "startup": ((), ()),
     "growth": ((), ("--svg", "docs/images/growth.svg")),
 }

@@ -1,6 +1,6 @@
 """LoRA runs in one step (StudyConfig.together) against the same steps one run after the other.
 
-.venv/bin/python -m benchmarks.stacked [--runs 1 2 4] [--steps 4] [--rounds 2] [--rows 1] [--length 256]
+    .venv/bin/python benchmarks/stacked.py [--runs 1 2 4] [--steps 4] [--rounds 2] [--rows 1] [--length 256]
 
 SmolLM2-135M, rank 16 on all linear layers, float32, random tokens, a quarter of them supervised. In turns in one
 process; medians of steps after the first. ratio: the time of K runs' single steps over that of their common one. The
@@ -10,16 +10,23 @@ last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.train_step import machine
 from itune.batch import Batch
+from itune.memory import use_huge_pages
 from itune.models.compute import Compute
 from itune.models.config import LoRAConfig
 from itune.models.families import read_config
@@ -40,7 +47,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1, help="of a run's batch")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--json_out", help="write the JSON object to this file too")
     flags = parser.parse_args()
+    load_before = os.getloadavg()[0]
     folder = resolve(flags.model)
     spec = model_spec(read_config(folder), LoRAConfig(rank=16))
     frozen = load_base(folder, spec)
@@ -99,9 +108,17 @@ def main() -> None:
         "seconds": {str(k): [[round(a, 3), round(b, 3)] for a, b in v] for k, v in found.items()},
         "rows": flags.rows,
         "length": flags.length,
+        "unit": "time of K runs one after the other over that of their common step, by K",
         "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", "benchmarks/stacked.py", *sys.argv[1:]]).partition(" --json_out")[0],
+        "versions": {"jax": jax.__version__},
+        "load_before": round(load_before, 2),
     }
-    print(json.dumps(figures))
+    line = json.dumps(figures)
+    if flags.json_out:
+        Path(flags.json_out).write_text(line + "\n", "utf-8")
+    print(line)
 
 
 def batch(rng: np.random.Generator, vocabulary: int, rows: int, length: int) -> Batch:
@@ -123,4 +140,5 @@ def batch(rng: np.random.Generator, vocabulary: int, rows: int, length: int) -> 
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     main()

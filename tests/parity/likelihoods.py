@@ -1,4 +1,4 @@
-"""Contexts with continuations, of which both environments compute the log-probabilities."""
+"""Contexts with continuations, of which both environments compute the log-probabilities; questions with options."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ TEXTS = (
         ("yes", "no", "It is not possible"),
     ),
     ("To be, or not to be, that is", (" the question:", " the answer", "")),
+)
+
+# (question, the right option) of one template.
+OPTIONS = ("yes", "no", "It is not possible to tell")
+QUESTIONS = (
+    ("Premise: A dog runs in the park. Hypothesis: An animal moves. True?", "yes"),
+    ("Premise: A dog runs in the park. Hypothesis: The dog sleeps. True?", "no"),
+    ("Premise: A woman reads. Hypothesis: She reads a novel. True?", "It is not possible to tell"),
+    ("Premise: Nobody was at home. Hypothesis: The house was full of guests. True?", "no"),
+    ("Premise: Both boys have a red kite. Hypothesis: A boy has a kite. True?", "yes"),
+    ("Premise: The train is late. Hypothesis: It is raining. True?", "It is not possible to tell"),
 )
 
 

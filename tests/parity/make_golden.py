@@ -204,6 +204,8 @@ def main() -> None:
     metrics = make_metrics.references()
     write_json(flags.out / "metrics.json", metrics)
     write_json(flags.out / "smollm2_likelihoods.json", make_likelihoods.real(model, declared(tokenizer)))
+    ranks = make_likelihoods.ranking(model, declared(tokenizer), tokenizer.eos_token_id)
+    write_json(flags.out / "ranking.json", ranks)
     make_harness.write(flags.out / "harness", flags.out / "families", folder)
     np.savez(flags.out / "tiny.npz", **small)
     root = corpus.data_dir()

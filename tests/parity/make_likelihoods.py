@@ -47,3 +47,25 @@ def real(model: torch.nn.Module, backend: Any) -> list[dict[str, Any]]:
             ids = {"context": encode(context), "continuation": encode(continuation)}
             rows.append(ids | score(model, **ids))
     return rows
+
+
+def ranking(model: torch.nn.Module, backend: Any, end: int) -> dict[str, Any]:
+    """By way of comparing: "logprobs" [questions, options], and the options that it picks; in the plain prompt format.
+
+    The ways are written out here from their papers: sum; per token; less that after an empty question; shares of the
+    options less their mean over the questions, in logarithms.
+    """
+    encode = lambda text: backend.encode(text, add_special_tokens=False).ids  # noqa: E731
+    options = [[*encode(option), end] for option in likelihoods.OPTIONS]
+    after = lambda context: [score(model, [*context, *encode("\n")], o)["logprob"] for o in options]  # noqa: E731
+    given = torch.tensor([after(encode(question)) for question, _ in likelihoods.QUESTIONS], dtype=torch.float64)
+    shares = given.log_softmax(dim=1)
+    ways = {
+        "rank_accuracy": given,
+        "rank_accuracy_norm": given / torch.tensor([len(option) for option in options]),
+        "rank_accuracy_unconditional": given - torch.tensor(after([]), dtype=torch.float64),
+        "rank_accuracy_calibrated": shares - shares.mean(dim=0),
+    }
+    right = torch.tensor([likelihoods.OPTIONS.index(target) for _, target in likelihoods.QUESTIONS])
+    accuracy = {way: 100 * float((scores.argmax(1) == right).double().mean()) for way, scores in ways.items()}
+    return {"logprobs": given.tolist(), "alone": after([]), "accuracy": accuracy}

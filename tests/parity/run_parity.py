@@ -195,6 +195,16 @@ def continuations(folder: Path, refs: Path) -> str:
     return f"{len(rows)} of {MODEL}, {len(likelihoods.pairs())} of each of {', '.join(likelihoods.NAMES)}"
 
 
+def ranking(folder: Path, refs: Path) -> str:
+    """Rank classification, each of the four ways, by scores that transformers computed."""
+    theirs = json.loads((refs / "ranking.json").read_text())
+    scorer = Scorer(*ours.load(folder), Compute())
+    faults = our_likelihoods.ranking_faults(scorer, Tokenizer.from_folder(folder), theirs)
+    require(not faults, f"{len(faults)} differ: {faults[:2]}")
+    said = ", ".join(f"{way} {value:.0f}" for way, value in theirs["accuracy"].items())
+    return f"{len(likelihoods.QUESTIONS)} questions of {len(likelihoods.OPTIONS)} options: {said}"
+
+
 def harness(folder: Path, refs: Path) -> str:
     """lm-evaluation-harness's tasks, by its own `hf` backend and by ours."""
     count, largest, faults = our_harness.faults(refs / "harness", refs / "families", folder)
@@ -268,6 +278,7 @@ CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "families": family_models,
     "sampling": sampling,
     "continuations": continuations,
+    "ranking": ranking,
     "harness": harness,
     "metrics": metrics,
     "adapters": adapters,
