@@ -5,13 +5,14 @@ writes a request, this process answers (itune.evaluation.metrics_client is the o
 
   request  {"modules": [str],
             "tasks": {task: {"targets": [str], "predictions": {state: [str] | null}, "examples": [{...}]?,
-                             "scores": {state: [float] | null}?}}}
+                             "scores": {state: [float] | null}?, "aux": {state: {name: [value]} | null}?}}}
   out      {"tasks": {task: {"metrics": {state: {name: value}}, "per_example": {state: {name: [value]}},
                              "references": [[str]]}},
             "errors": {task: [line]}, "notes": {task: [line]}}
 
 examples: the pass-through features of each example, for a task whose postprocess_fn reads them.
 scores: log-likelihoods of the targets, in nats, for SeqIO's score_metric_fns.
+aux: a value of each prediction, for its predict_with_aux_metric_fns: "scores", its log-likelihood, as T5X has it.
 """
 
 from __future__ import annotations
@@ -76,14 +77,14 @@ def describe(error: Exception, sensitive: bool) -> str:
 
 
 def score_state(
-    metric_fns: Sequence[Callable[..., Mapping[str, Any]]], targets: Sequence[Any], predictions: Sequence[Any]
+    metric_fns: Sequence[Callable[..., Mapping[str, Any]]], targets: Sequence[Any], *measured: Any
 ) -> tuple[dict[str, float], list[tuple[str, Exception]]]:
-    """All metric functions on one state's predictions: values, and (function, error) for those that raise."""
+    """All metric functions on what was measured of one state: values, and (function, error) for those that raise."""
     values: dict[str, float] = {}
     failures = []
     for function in metric_fns:
         try:
-            results = function(targets, predictions)
+            results = function(targets, *measured)
             values.update({str(k): v for k, value in results.items() if (v := scalar(value)) is not None})
         except Exception as error:  # the metric is the user's code: it must not take the others down
             failures.append((getattr(function, "__name__", repr(function)), error))
@@ -174,6 +175,10 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
         if scores := (request.get("scores") or {}).get(state):
             of_scores, more = score_state(task.score_metric_fns, references, scores)
             values, failures = values | of_scores, failures + more
+        if aux := (request.get("aux") or {}).get(state):
+            arrays = {key: np.array(column) for key, column in aux.items()}
+            of_aux, more = score_state(task.predict_with_aux_metric_fns, references, outputs, arrays)
+            values, failures = values | of_aux, failures + more
         answer["errors"] += [f"{function}: {describe(error, sensitive)}" for function, error in failures]
         failed = {function for function, _ in failures}
         answer["per_example"][state] = {
@@ -189,8 +194,10 @@ def run_task(task: seqio.Task, request: Mapping[str, Any], *, sensitive: bool) -
         sound = [f for f in task.predict_metric_fns if getattr(f, "__name__", "") not in failed]
         answer["per_example"][state] |= counted_per_example(sound, references, outputs)
     answer["errors"] = list(dict.fromkeys(answer["errors"]))  # a metric fails alike in every state
-    unscored = () if any((request.get("scores") or {}).values()) else task.score_metric_fns
-    others = [f.__name__ for f in (*unscored, *task.predict_with_aux_metric_fns)]
+    needs = {"scores": task.score_metric_fns, "aux": task.predict_with_aux_metric_fns}
+    others = [
+        f.__name__ for key, functions in needs.items() for f in functions if not any((request.get(key) or {}).values())
+    ]
     if others:
         answer["notes"].append(f"not computed, for they need more than what was measured: {', '.join(others)}")
     return answer

@@ -81,21 +81,31 @@ def weighed(targets, scores):
     return {"weighed": seqio.metrics.Scalar(sum(len(t) * s for t, s in zip(targets, scores, strict=True)))}
 
 
-def test_metrics_of_scores_are_seqios_evaluators():
+def sure(targets, predictions, aux_values):
+    """Tells which value came to which prediction, and that they are an array, as in SeqIO."""
+    right = [t == p for t, p in zip(targets, predictions, strict=True)]
+    return {"sure": seqio.metrics.Scalar(float((aux_values["scores"] * 2.0 * right).sum()))}
+
+
+def evaluator_of(name: str, metric) -> tuple[seqio.Task, seqio.Evaluator, list[int]]:
+    """(the task, SeqIO's evaluator of it, the number of the row that each of its examples is)."""
     add_task(
-        "evaluator_scores",
+        name,
         source=RowSource(lambda split: rows(split, ANSWERS), ("validation",), ("question", "answer", "all"), "1"),
         templates=(Template("t", "{question}", "{answer}"),),
         cluster="texts",
         licence="CC0-1.0",
-        identity="evaluator_scores",
-        metrics=[weighed],
+        identity=name,
+        metrics=[metric],
     )
-    task = registry.get("evaluator_scores")
-    evaluator = seqio.Evaluator(
-        task.name, seqio.EncDecFeatureConverter(pack=False), eval_split="validation", async_compute_metrics=False
-    )
-    order = [int(e["id"].decode()) for e in evaluator.cached_task_datasets[task.name].as_numpy_iterator()]
+    converter = seqio.EncDecFeatureConverter(pack=False)
+    evaluator = seqio.Evaluator(name, converter, eval_split="validation", async_compute_metrics=False)
+    order = [int(e["id"].decode()) for e in evaluator.cached_task_datasets[name].as_numpy_iterator()]
+    return registry.get(name), evaluator, order
+
+
+def test_metrics_of_scores_are_seqios_evaluators():
+    task, evaluator, order = evaluator_of("evaluator_scores", weighed)
     scores = [-0.5 * (i + 1) for i in order]
     found, _ = evaluator.evaluate(
         compute_metrics=True, predict_fn=lambda ds: [], score_fn=lambda ds: list(enumerate(scores))
@@ -112,3 +122,27 @@ def test_metrics_of_scores_are_seqios_evaluators():
         == pytest.approx(getattr(theirs, "value", theirs))
         == pytest.approx(sum(-0.5 * (i + 1) * len(answer) for i, answer in enumerate(ANSWERS)))
     )
+
+
+def test_metrics_of_auxiliary_values_are_seqios_evaluators():
+    task, evaluator, order = evaluator_of("evaluator_aux", sure)
+    vocabulary = task.output_features["targets"].vocabulary
+    answers = [ANSWERS[i] if i % 2 else "else" for i in order]
+    ids = [[*vocabulary.encode(text), vocabulary.eos_id] for text in answers]
+    longest = max(map(len, ids))
+    said = [(n, i + [vocabulary.pad_id] * (longest - len(i))) for n, i in enumerate(ids)]
+    scores = [-0.5 * (i + 1) for i in order]
+    found, _ = evaluator.evaluate(
+        compute_metrics=True,
+        predict_fn=lambda ds: said,
+        predict_with_aux_fn=lambda ds: (said, {"scores": list(scores)}),
+    )
+    theirs = found.result()[task.name]["sure"]
+    request = {
+        "targets": [ANSWERS[i] for i in order],
+        "predictions": {"after": answers},
+        "aux": {"after": {"scores": scores}},
+    }
+    answer = run_task(task, request, sensitive=False)
+    assert not answer["notes"] and not answer["errors"]
+    assert answer["metrics"]["after"]["sure"] == pytest.approx(getattr(theirs, "value", theirs)) == -6.0
