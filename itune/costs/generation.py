@@ -35,7 +35,7 @@ class Generation:
 
     memory: {kind: bytes}: parameters and frozen parameters, the keys and values (cache) and the rest of what is known
       of each request (slots), temporaries of the program that takes most, and all programs.
-    temporaries: {program: bytes}: "prefill" and "decode", of an encoder-decoder one "batch", its cache inside.
+    temporaries: {program: bytes}: "prefill" and "decode".
     beside_optimizer: bytes, with what a run's optimizer holds, as when a run evaluates.
     """
 
@@ -83,9 +83,8 @@ def generation(
     lowered, state = generator.lower(request)
     trained, frozen = spec.partition(params)
     held = {"parameters": bytes_per_device(trained), "frozen": bytes_per_device(frozen)}
-    if state is not None:
-        held["cache"] = bytes_per_device(state.cache)
-        held["slots"] = bytes_per_device(state._replace(cache=()))
+    held["cache"] = bytes_per_device(state.cache)
+    held["slots"] = bytes_per_device(state._replace(cache=()))
     temporaries, program, limits, fit = {}, 0, [], True
     for name, one in lowered.items():
         memory, limit, text, _ = compiled(one, held, target)

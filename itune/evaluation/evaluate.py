@@ -35,8 +35,10 @@ from itune.evaluation.config import EvalConfig
 from itune.evaluation.rank import Question, Ranked, rank
 from itune.evaluation.results import GROUPS, ExampleLoss, mean_loss, write_text
 from itune.evaluation.worst import WorstExample, choose
+from itune.inference.config import GREEDY
 from itune.inference.generate import Generator
 from itune.inference.loglikelihood import Scorer
+from itune.inference.request import Request
 from itune.parallel.arrays import fetch
 from itune.parallel.mesh import BATCH_AXES
 from itune.training.step import make_eval_step
@@ -66,6 +68,7 @@ class Completion:
     target: str
     text: str
     extras: dict[str, str]
+    logprob: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -311,7 +314,8 @@ class Evaluator:
         ]
         examples.generator.params = params
         stops = stop_ids(self.tokenizer, prompt_format)
-        out = examples.generator.generate(prompts, e.generate_tokens, stops, check=check)
+        greedy = dataclasses.replace(GREEDY, max_new_tokens=e.generate_tokens)
+        out = examples.generator.complete([Request(ids=ids, settings=greedy) for ids in prompts], stops, check=check)
         return tuple(
             Completion(
                 group=examples.tasks[s.task][0],
@@ -320,10 +324,11 @@ class Evaluator:
                 template=r.template,
                 prompt=self.tokenizer.decode(prompt),
                 target=r.targets_text,
-                text=self.tokenizer.decode(ids).strip(),
+                text=self.tokenizer.decode(reply.tokens).strip(),
                 extras=r.extras,
+                logprob=reply.logprob,
             )
-            for s, r, prompt, ids in zip(chosen, records, prompts, out, strict=True)
+            for s, r, prompt, reply in zip(chosen, records, prompts, out, strict=True)
         )
 
     def _chat_examples(self) -> _Examples:

@@ -35,6 +35,7 @@ def score(
             "predictions": {name: [c.text for c in cs] or None for name, cs in chosen.items()},
             "examples": [c.extras for c in chosen["after"]],
             "scores": {name: _scores(states[name], cs) for name, cs in chosen.items()},
+            "aux": {name: _aux(cs) for name, cs in chosen.items()},
         }
     if not tasks:
         return {"tasks": {}}
@@ -58,6 +59,12 @@ def _scores(snapshot: Snapshot | None, chosen: list[Completion]) -> list[float] 
     nll = {(e.group, e.task, e.id): e.nll for e in losses}
     found = [nll.get((c.group, c.task, c.id)) for c in chosen]
     return [-value for value in found if value is not None] if found and None not in found else None
+
+
+def _aux(chosen: list[Completion]) -> dict[str, list[float]] | None:
+    """Log-likelihood of each completion, in nats, as T5X names it; None where it is not known of all."""
+    found = [c.logprob for c in chosen if c.logprob is not None]
+    return {"scores": found} if found and len(found) == len(chosen) else None
 
 
 def reader_notes(folder: Path, manifest: Manifest, after: Snapshot, scored: Mapping[str, Any]) -> tuple[str, ...]:

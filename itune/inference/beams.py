@@ -1,18 +1,27 @@
 """Beam search as transformers has it, with length_penalty 1 and early_stopping False, for encoder-decoders.
 
-Legend: B prompts, W beams, C candidates a prompt, T new tokens, V vocabulary, K stop tokens.
+Requests of like beams go batch by batch, prompts of like length together; a batch ends with the last of its rows.
+
+Legend: B prompts, P their length, W beams, C candidates a prompt, T new tokens, V vocabulary, K stop tokens.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from itune.inference.sampling import penalise
+from itune.inference.request import Completion, Decode, Reply, Request
+from itune.inference.sampling import Settings, penalise
+from itune.inference.slots import row_length
 from itune.models.compute import Compute
 from itune.models.encdec import START_ID, EncoderDecoder
+from itune.models.spec import ModelSpec, Params
+from itune.parallel.arrays import fetch
 
 NEVER = -1e9  # the score of what must not be chosen
 
@@ -33,7 +42,7 @@ class Beams(NamedTuple):
 
 
 def search(model: EncoderDecoder, tokens_BP, length_B, penalty_B, stops_K, room: int, beams: int, compute: Compute):
-    """The best ended beam of each prompt: (tokens [B, room], -1 behind the last, and zeros for their gaps).
+    """The best ended beam of each prompt: tokens [B, room], -1 behind the last. A prompt of length 0 has none.
 
     A beam's score is the sum of its tokens' log-probabilities (after the repetition penalty); of one that has ended,
     over its length. A prompt is done once its best open beam, ended now, would fall behind all its ended ones.
@@ -94,5 +103,51 @@ def search(model: EncoderDecoder, tokens_BP, length_B, penalty_B, stops_K, room:
     )
     cache, seen_XV = model.pick(cache, rows_X), mark(seen_XV[rows_X], token_X)
     carry = (begin + 1, going, ended, open_B, token_X, cache, seen_XV)
-    tokens_BT = jax.lax.while_loop(more, one, carry)[2].tokens[:, 0]
-    return tokens_BT, jnp.zeros(tokens_BT.shape, jnp.float32)
+    return jax.lax.while_loop(more, one, carry)[2].tokens[:, 0]
+
+
+class BeamBatches:
+    """Requests for beams, in batches."""
+
+    def __init__(self, spec: ModelSpec, compute: Compute):
+        @functools.partial(jax.jit, static_argnames=("room", "beams"))
+        def found(params, tokens_BP, length_B, penalty_B, stops_K, room, beams):
+            model = cast(EncoderDecoder, spec.merge(params))
+            return search(model, tokens_BP, length_B, penalty_B, stops_K, room, beams, compute)
+
+        self._found = found
+
+    def run(
+        self,
+        params: Params,
+        requests: Sequence[Request],
+        size: int,
+        stop_ids: Sequence[int],
+        decode: Decode | None,
+        check: Callable[[], Any],
+    ) -> Iterator[tuple[int, Completion]]:
+        """(number of the request, its completion), a batch of `size` after another."""
+        kind = lambda i: (requests[i].settings.beams, requests[i].settings.max_new_tokens)  # noqa: E731
+        order = sorted(range(len(requests)), key=lambda i: (kind(i), len(requests[i].ids)))
+        stops_K = np.array(sorted(set(stop_ids)), np.int32)
+        while order:
+            check()
+            chosen = [i for i in order[:size] if kind(i) == kind(order[0])]
+            order = order[len(chosen) :]
+            tokens_BT = self._batch(params, [requests[i] for i in chosen], size, stops_K)
+            for row, i in enumerate(chosen):
+                reply, n = Reply(requests[i], stop_ids, decode), int((tokens_BT[row] >= 0).sum())
+                reply.add(tokens_BT[row, :n].tolist(), [0.0] * n)
+                yield i, reply.completion()
+
+    def _batch(self, params: Params, requests: Sequence[Request], size: int, stops_K: np.ndarray) -> np.ndarray:
+        """[size, room]: the first rows are the requests'; the rest are fillers."""
+        length = row_length(max(len(request.ids) for request in requests))
+        tokens_BP, length_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+        for row, request in enumerate(requests):
+            tokens_BP[row, : len(request.ids)] = request.ids
+            length_B[row] = len(request.ids)
+        settings = Settings.of([requests[min(row, len(requests) - 1)].settings for row in range(size)])
+        first = requests[0].settings
+        how = {"room": first.max_new_tokens, "beams": first.beams}
+        return fetch(self._found(params, tokens_BP, length_B, settings.penalty, stops_K, **how))

@@ -1,7 +1,6 @@
 """Generation: lists of token ids in, completions out; prefill and a cache of keys and values, in compiled loops.
 
-Decoders run in slots that waiting requests refill (`slots`). Encoder-decoders run batch by batch, prompts of like
-length together: their decoder keeps one position for all rows, where a fresh row begins anew (`batches`, `beams`).
+Requests run in slots that waiting ones refill (`slots`), those for beams batch by batch (`beams`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from itune.errors import UserError
-from itune.inference.batches import Batches
+from itune.inference.beams import BeamBatches
 from itune.inference.config import GREEDY
 from itune.inference.request import Completion, Decode, Request
 from itune.inference.slots import Slots
@@ -45,7 +44,7 @@ class Generator:
         self._rows = math.prod(compute.mesh.shape[axis] for axis in BATCH_AXES) if compute.mesh is not None else 1
         self._encodes = isinstance(spec.config, EncoderDecoderConfig)
         self._slots = Slots(spec, compute, rows=self._rows, prefix_lm=prefix_lm)
-        self._batches = Batches(spec, compute, prefix_lm=prefix_lm)
+        self._beams = BeamBatches(spec, compute)
 
     def complete(
         self,
@@ -75,9 +74,18 @@ class Generator:
         """As `complete`, but (number of the request, completion) as they end."""
         for i, request in enumerate(requests):
             self.check(f"prompt {i}", request)
-        size = self._size(len(requests))
-        engine = self._batches if self._encodes else self._slots
-        return engine.run(self.params, requests, size, stop_ids, decode, check)
+        return self._both(requests, stop_ids, decode, check)
+
+    def _both(
+        self, requests: Sequence[Request], stop_ids: Sequence[int], decode: Decode | None, check: Check
+    ) -> Iterator[tuple[int, Completion]]:
+        """Those in slots, then those for beams."""
+        searched = [i for i, request in enumerate(requests) if request.settings.beams > 1]
+        others = [i for i, request in enumerate(requests) if request.settings.beams <= 1]
+        for engine, which in ((self._slots, others), (self._beams, searched)):
+            chosen = [requests[i] for i in which]
+            for n, completion in engine.run(self.params, chosen, self._size(len(which)), stop_ids, decode, check):
+                yield which[n], completion
 
     def lower(self, request: Request) -> tuple[dict[str, Any], Any]:
         """(its programs by name, lowered; what lies on the devices between their calls) for `batch_size` such requests.
@@ -85,8 +93,7 @@ class Generator:
         `params` may be ShapeDtypeStructs, on devices that need not be here. Raises: UserError, as `complete`.
         """
         self.check("the prompt", request)
-        engine = self._batches if self._encodes else self._slots
-        return engine.lower(self.params, request, self._size(self.batch_size))
+        return self._slots.lower(self.params, request, self._size(self.batch_size))
 
     def generate(
         self,

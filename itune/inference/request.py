@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from itune.inference.config import GREEDY, SamplingConfig
@@ -27,6 +28,8 @@ class Request:
 class Completion:
     """New tokens, without the stop token that ended them, and between the two best scores at each the gap.
 
+    logprob: of the tokens and of the stop token, if one ended them, in nats, by the model itself: before penalty,
+      temperature and filters; None of a beam.
     text: of the tokens, up to a stop string; None where the generator was given no `decode`.
     ended: "token", "string" or "length".
     """
@@ -35,6 +38,7 @@ class Completion:
     gaps: list[float]
     text: str | None = None
     ended: str = "length"
+    logprob: float | None = None
 
 
 class Reply:
@@ -46,15 +50,17 @@ class Reply:
         self.request, self._stop_ids, self._decode = request, frozenset(stop_ids), decode
         self._tokens: list[int] = []
         self._gaps: list[float] = []
+        self._logprobs: list[float] = []
         self._cut: str | None = None
         self.ended = ""
 
-    def add(self, tokens: Sequence[int], gaps: Sequence[float]) -> None:
+    def add(self, tokens: Sequence[int], gaps: Sequence[float], logprobs: Sequence[float] = ()) -> None:
         """Takes the next tokens, up to where the reply ends."""
         before = len(self._tokens)
-        for token, gap in zip(tokens, gaps, strict=True):
+        for n, (token, gap) in enumerate(zip(tokens, gaps, strict=True)):
             if self.ended:
                 break
+            self._logprobs += map(float, logprobs[n : n + 1])
             if int(token) in self._stop_ids:
                 self.ended = "token"
                 break
@@ -72,7 +78,7 @@ class Reply:
         for n in range(before + 1, len(self._tokens) + 1):
             if (text := self._before_stop(self._tokens[:n])) is not None:
                 self._cut, self.ended = text, "string"
-                self._tokens, self._gaps = self._tokens[:n], self._gaps[:n]
+                self._tokens, self._gaps, self._logprobs = self._tokens[:n], self._gaps[:n], self._logprobs[:n]
                 return
 
     def _before_stop(self, tokens: list[int]) -> str | None:
@@ -85,4 +91,6 @@ class Reply:
         text = self._cut
         if text is None and self._decode is not None:
             text = self._decode(self._tokens)
-        return Completion(tokens=self._tokens, gaps=self._gaps, text=text, ended=self.ended or "length")
+        logprob = math.fsum(self._logprobs) if self._logprobs else None
+        ended = self.ended or "length"
+        return Completion(tokens=self._tokens, gaps=self._gaps, text=text, ended=ended, logprob=logprob)

@@ -43,8 +43,17 @@ class Settings(NamedTuple):
         )
 
 
-def choose(logits_BV, seen_BV, index_B, settings: Settings):
-    """(tokens [B] int32, gaps [B]): the next token of each row.
+class Chosen(NamedTuple):
+    """[B] each. token: int32.  gap: between the two best scores.  logprob: of the token, in nats, by the model itself:
+    before penalty, temperature and filters."""
+
+    token: jax.Array
+    gap: jax.Array
+    logprob: jax.Array
+
+
+def choose(logits_BV, seen_BV, index_B, settings: Settings) -> Chosen:
+    """The next token of each row.
 
     The key of a draw is made from the row's seed and `index_B`, how many tokens its request has written: neither the
     row nor the batch enters. A draw is the best of the scores with Gumbel noise added, so that a gap between the two
@@ -60,7 +69,9 @@ def choose(logits_BV, seen_BV, index_B, settings: Settings):
         noise_BV = jax.vmap(_noise, (0, 0, None))(settings.seed, index_B, scores_BV.shape[1])
         return jnp.where(drawn_B[:, None], warp(scores_BV, settings) + noise_BV, scores_BV)
 
-    return best(jax.lax.cond(drawn_B.any(), draw, lambda: scores_BV))
+    token_B, gap_B = best(jax.lax.cond(drawn_B.any(), draw, lambda: scores_BV))
+    logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
+    return Chosen(token_B, gap_B, logit_B - jax.nn.logsumexp(logits_BV, axis=1))
 
 
 def _noise(seed, index, size: int):

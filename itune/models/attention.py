@@ -159,13 +159,16 @@ def reference_attention(q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, bidirectional_BL
 
 
 def masked_attention(q_BLHK, k_BMGK, v_BMGK, mask_BLM, scores: Scores, bias_HLM=None, weigh=lambda probs: probs):
-    """Attention by any mask. bias_HLM: added to the scores.  weigh: applied to the probabilities (dropout)."""
+    """Attention by any mask.
+
+    bias_HLM: added to the scores; [B, H, L, M] where rows differ in it.  weigh: the probabilities (dropout).
+    """
     B, L, H, K = q_BLHK.shape
     M, G = k_BMGK.shape[1:3]
     q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
     s = scores(jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BMGK, preferred_element_type=jnp.float32))
     if bias_HLM is not None:
-        s = s + bias_HLM.reshape(1, G, H // G, L, M)
+        s = s + bias_HLM.reshape(-1, G, H // G, L, M)
     s = jnp.where(mask_BLM[:, None, None], s, NEGATIVE)
     probs = weigh(jax.nn.softmax(s, axis=-1) * mask_BLM.any(axis=-1)[:, None, None, :, None])
     return jnp.einsum("bgrlm,bmgk->blgrk", probs.astype(v_BMGK.dtype), v_BMGK).reshape(B, L, H, K)

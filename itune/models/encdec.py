@@ -128,14 +128,17 @@ class Block(nnx.Module):
         y = masked_attention(q, k, v, mask, SCORES, bias, weigh=lambda probs: recipe(probs, site + 4))
         return attention.output(y, compute.dtype, branch, site)
 
-    def decode(self, x_B1D, cache, mask_B1M, bias_H1M, position, memory_mask, dtype: str):
-        """One token a row: (x [B, 1, D], its key and value). cache: own keys and values [B, M, H, K], the encoder's."""
+    def decode(self, x_B1D, cache, mask_B1M, bias_BH1M, newest_BM, memory_mask, dtype: str):
+        """One token a row: (x [B, 1, D], its key and value). cache: own keys and values [B, M, H, K], the encoder's.
+
+        newest_BM: where the token stands.
+        """
         k_own, v_own, k_memory, v_memory = cache
         x = self.attention_norm(x_B1D)
         q = self.attention.heads("q_proj", x, dtype, NO_DROPOUT, 0)
         k, v = self.attention.keys_and_values(x, dtype)
-        place = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=1)  # noqa: E731
-        y = masked_attention(q, place(k_own, k), place(v_own, v), mask_B1M, SCORES, bias_H1M)
+        place = lambda old, new: jnp.where(newest_BM[:, :, None, None], new.astype(old.dtype), old)  # noqa: E731
+        y = masked_attention(q, place(k_own, k), place(v_own, v), mask_B1M, SCORES, bias_BH1M)
         x_B1D = x_B1D + self.attention.output(y, dtype, NO_DROPOUT, 0)
         q = self.cross_attention.heads("q_proj", self.cross_norm(x_B1D), dtype, NO_DROPOUT, 10)
         y = masked_attention(q, k_memory, v_memory, memory_mask, SCORES)
@@ -154,11 +157,11 @@ class Stack(nnx.Module):
         self.final_norm = RMSNorm(c.width, c.norm_eps)
 
     def bias(self, queries_L, keys_M):
-        """[H, L, M] float32. Within a segment positions and places in the row differ by the same."""
-        distance_LM = keys_M[None, :] - queries_L[:, None]
+        """[H, L, M] float32, and [B, H, L, M] of queries [B, L]. In a segment positions and places differ alike."""
+        distance_LM = keys_M.reshape(*[1] * queries_L.ndim, -1) - queries_L[..., None]
         c = self.config
         buckets = relative_buckets(distance_LM, c.relative_buckets, c.relative_max_distance, both_ways=self.both_ways)
-        return self.relative_bias[...][buckets].transpose(2, 0, 1)
+        return jnp.moveaxis(self.relative_bias[...][buckets], -1, -3)
 
     def loop(self, body, x, xs, compute: Compute):
         """`body(block, x, xs of its layer) -> (x, out)` over the layers; scanned or unrolled, with the same numbers."""
@@ -251,6 +254,12 @@ class EncoderDecoder(nnx.Module):
     def _scaled(self, x):
         return x * self.config.width**-0.5 if self.config.scaled_outputs else x
 
+    def memory(self, tokens_BM, segments_BM, compute: Compute):
+        """What the decoder's layers read of the encoder: keys and values, two [N, B, M, H, K]."""
+        memory_BMD = self.encode(tokens_BM, segments_BM, compute)
+        keys = lambda block, x, _: (x, block.cross_attention.keys_and_values(memory_BMD, compute.dtype))  # noqa: E731
+        return self.decoder.loop(keys, (), jnp.arange(self.config.decoder_layers), compute)[1]
+
     def prefill(self, tokens_BM, length_B, room: int, compute: Compute, prefix_lm: bool = False):
         """(hidden of the first prediction [B, D], cache with room for `room` more tokens, positions of the next [B]).
 
@@ -258,9 +267,7 @@ class EncoderDecoder(nnx.Module):
         """
         B, M = tokens_BM.shape
         segments_BM = (jnp.arange(M)[None] < length_B[:, None]).astype(jnp.int32)
-        memory_BMD = self.encode(tokens_BM, segments_BM, compute)
-        keys = lambda block, x, _: (x, block.cross_attention.keys_and_values(memory_BMD, compute.dtype))  # noqa: E731
-        _, (k_NBMHK, v_NBMHK) = self.decoder.loop(keys, (), jnp.arange(self.config.decoder_layers), compute)
+        k_NBMHK, v_NBMHK = self.memory(tokens_BM, segments_BM, compute)
         shape = (self.config.decoder_layers, B, room + 1, *k_NBMHK.shape[3:])
         own = (jnp.zeros(shape, k_NBMHK.dtype),) * 2
         start_B = jnp.full(B, START_ID, jnp.int32)
@@ -279,15 +286,16 @@ class EncoderDecoder(nnx.Module):
         return (k[:, rows_B], v[:, rows_B], *encoders)
 
     def decode(self, token_B, cache, position_B, compute: Compute):
-        """One token a row -> (hidden [B, D], cache). All rows stand at the same position: each began at 0."""
+        """One token a row, at its position -> (hidden [B, D], cache)."""
         *stacked, seen_BM = cache
-        position = position_B[0]
         places = jnp.arange(stacked[0].shape[2])
-        bias_H1M = self.decoder.bias(position[None], places)
-        mask_B1M = jnp.broadcast_to((places <= position)[None, None], (token_B.shape[0], 1, places.shape[0]))
-        one = lambda block, x, kv: block.decode(x, kv, mask_B1M, bias_H1M, position, seen_BM[:, None], compute.dtype)  # noqa: E731
+        bias_BH1M = self.decoder.bias(position_B[:, None], places)
+        newest_BM = places[None] == position_B[:, None]
+        mask_B1M = (places[None] <= position_B[:, None])[:, None]
+        one = lambda block, x, kv: block.decode(x, kv, mask_B1M, bias_BH1M, newest_BM, seen_BM[:, None], compute.dtype)  # noqa: E731
         x_B1D, new = self.decoder.loop(one, self._embed(token_B, compute)[:, None], tuple(stacked), compute)
-        place = lambda old, n: jax.lax.dynamic_update_slice_in_dim(old, n.astype(old.dtype), position, axis=2)  # noqa: E731
+        rows = jnp.arange(token_B.shape[0])
+        place = lambda old, n: old.at[:, rows, position_B].set(n[:, :, 0].astype(old.dtype))  # noqa: E731
         own = tuple(place(old, n) for old, n in zip(stacked[:2], new, strict=True))
         return self._scaled(self.decoder.final_norm(x_B1D))[:, 0], (*own, *stacked[2:], seen_BM)
 

@@ -15,6 +15,7 @@ from itune.costs import generation as generations
 from itune.costs.preflight import EXIT_DOES_NOT_FIT, preflight
 from itune.data.config import DataConfig
 from itune.errors import UserError
+from itune.inference.caches import cache_length
 from itune.models.config import EncoderDecoderConfig, FullConfig
 from itune.models.families import read_config
 from itune.parallel.config import MeshConfig
@@ -168,13 +169,15 @@ def test_generation_is_compiled_with_what_it_holds(model, capsys, monkeypatch, t
     assert "generation, 8 prompts of 40 tokens and 20 new ones each: DOES NOT FIT" in capsys.readouterr().out
 
 
-def test_generation_of_an_encoder_decoder_is_one_program():
+def test_generation_of_an_encoder_decoder():
+    """The cache of 8 slots on 8 devices: of each decoder layer, keys and values of the reply and of the encoder."""
     asked = config(mesh=MeshConfig(data=1, fsdp=8))
     shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=LENGTH)
     found = generations.generation(asked, T5, shapes, generations.parse("8x40x20"), None)
-    assert found.fits and set(found.temporaries) == {"batch"} and "cache" not in found.memory
-    # Encoder keys and values of 64 positions for every decoder layer are in it.
-    assert found.temporaries["batch"] > 2 * T5.decoder_layers * 64 * T5.num_heads * T5.head_dim * 4
+    assert found.fits and set(found.temporaries) == {"prefill", "decode"}
+    positions = cache_length(20) + cache_length(40)
+    kept = 2 * T5.decoder_layers * positions * T5.num_heads * T5.head_dim * 4
+    assert found.memory["cache"] == kept + cache_length(40)  # and a byte for each position that may be padding
 
 
 @pytest.mark.parametrize("bad", ["32", "32x512", "0x512x128", "axbxc", "32x512x128x1"])

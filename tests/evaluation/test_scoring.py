@@ -1,8 +1,13 @@
 """What a reader of the results is told besides numbers."""
 
 import types
+from pathlib import Path
 
-from itune.evaluation.evaluate import Snapshot
+from rich.console import Console
+
+from itune.evaluation import metrics_client, scoring
+from itune.evaluation.evaluate import Completion, Snapshot
+from itune.evaluation.results import ExampleLoss
 from itune.evaluation.scoring import reader_notes
 
 
@@ -31,3 +36,23 @@ def test_a_metric_process_that_died_is_told(tmp_path):
     scored = {"tasks": {}, "errors": {"every task": ["task metrics: signal 9"]}}
     notes = reader_notes(tmp_path, manifest(["a"], []), measured("a"), scored)
     assert "Metrics of every task are missing: task metrics: signal 9" in notes
+
+
+def test_metric_functions_get_the_log_likelihoods_of_targets_and_of_completions(monkeypatch):
+    """In the order of the completions; none where one is not known, as of a beam."""
+
+    def completion(task: str, number: int, logprob: float | None) -> Completion:
+        texts = {"template": "t", "prompt": "p", "target": "t", "text": f"{number}", "extras": {}}
+        return Completion(group="held_in", task=task, id=str(number), logprob=logprob, **texts)
+
+    losses = tuple(
+        ExampleLoss(group="held_in", task="a", id=str(n), nll=n / 2, tokens=2.0, template="t", record=n) for n in (2, 1)
+    )
+    said = (completion("a", 2, -2.0), completion("a", 1, -1.0), completion("b", 1, -3.0), completion("b", 2, None))
+    asked = {}
+    monkeypatch.setattr(metrics_client, "compute_metrics", lambda modules, tasks, folder: asked.update(tasks) or {})
+    config = types.SimpleNamespace(data=types.SimpleNamespace(modules=()))
+    scoring.score(config, {"after": Snapshot(losses=losses, completions=said)}, Path(), Console())
+    assert asked["a"]["predictions"] == {"after": ["1", "2"]}
+    assert asked["a"]["aux"] == {"after": {"scores": [-1.0, -2.0]}} and asked["a"]["scores"] == {"after": [-0.5, -1.0]}
+    assert asked["b"]["aux"] == {"after": None} and asked["b"]["scores"] == {"after": None}

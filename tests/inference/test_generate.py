@@ -13,9 +13,9 @@ import pytest
 
 from itune import cli, generate
 from itune.errors import UserError
+from itune.inference.caches import CACHE
 from itune.inference.config import GREEDY
 from itune.inference.generate import Generator
-from itune.inference.slots import CACHE
 from itune.models.compute import Compute
 from itune.models.decoder import logits
 from itune.parallel.config import MeshConfig

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from itune.errors import UserError
+from itune.inference.caches import cache_length
 from itune.inference.config import GREEDY, SamplingConfig
 from itune.inference.generate import Generator
 from itune.inference.request import Completion, Reply, Request
-from itune.inference.slots import CHUNK, cache_length, row_length
+from itune.inference.slots import CHUNK, row_length
 from itune.models.compute import Compute
 from itune.models.config import EncoderDecoderConfig
+from itune.models.encdec import START_ID
+from itune.models.layers import NO_DROPOUT
 from itune.models.spec import init_params, model_spec
 from itune.parallel.config import MeshConfig
 from itune.parallel.mesh import make_mesh, param_sharding
@@ -175,24 +178,85 @@ def test_shapes_are_few():
     assert len({row_length(n) for n in range(1, 4096)}) < 15
 
 
-@pytest.fixture(scope="module")
-def encoder_decoder():
+@functools.cache
+def encoder_decoder(batch_size: int, mesh: bool = False) -> Generator:
     spec = model_spec(T5)
-    return spec, init_params(spec, 0, spec.paths)
+    weights = init_params(spec, 0, spec.paths)
+    if not mesh:
+        return Generator(spec, weights, Compute(), batch_size=batch_size)
+    laid = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    placed = {p: jax.device_put(a, param_sharding(laid, spec.axes[p], a.shape)) for p, a in weights.items()}
+    return Generator(spec, placed, Compute(mesh=laid), batch_size=batch_size)
 
 
-def test_an_encoder_decoders_requests_are_what_each_is_alone(encoder_decoder):
-    """Beams among them, filled-up batches, and stop tokens that some of them write."""
+@functools.cache
+def encoded_alone() -> list[Completion]:
+    return [encoder_decoder(1).complete([request], NEVER)[0] for request in requests()]
+
+
+def test_an_encoder_decoders_requests_are_what_each_is_alone():
+    """Slots are left and taken at other positions of the reply, with other prompts beside them, the caches growing."""
+    assert [len(c.tokens) for c in encoded_alone()] == [r.settings.max_new_tokens for r in requests()]
+    same(encoder_decoder(3).complete(requests(), NEVER), encoded_alone())
+    same(encoder_decoder(8).complete(requests()[::-1], NEVER)[::-1], encoded_alone())
+    same(encoder_decoder(8, mesh=True).complete(requests(), NEVER), encoded_alone())
+
+
+def test_an_encoder_decoders_tokens_are_those_of_its_whole_forward_pass():
+    """Greedy, without a cache: the packed batch's hidden states, one example a row."""
+    spec = model_spec(T5)
+    model = spec.merge(init_params(spec, 0, spec.paths))
+    for n in (0, 1, 3):
+        request = Request(ids=requests()[n].ids, settings=SamplingConfig(max_new_tokens=6))
+        (found,) = encoder_decoder(3).complete([request], NEVER)
+        fed = np.array([[START_ID, *found.tokens[:-1]]], np.int32)
+        ones = np.ones((1, len(request.ids)), np.int32)
+        memory = model.encode(np.array([request.ids], np.int32), ones, Compute())
+        seen = (memory, np.ones((1, fed.shape[1], len(request.ids)), bool))
+        causal = np.tril(np.ones((1, fed.shape[1], fed.shape[1]), bool))
+        hidden = model._scaled(model.decoder(model._embed(fed, Compute()), causal, seen, Compute(), NO_DROPOUT, 9))
+        logits = np.asarray(model.head_logits(hidden[0], Compute()))
+        assert logits.argmax(axis=1).tolist() == found.tokens
+        top = np.sort(logits, axis=1)
+        np.testing.assert_allclose(found.gaps, top[:, -1] - top[:, -2], atol=1e-4)
+        told = jax.nn.log_softmax(logits)[np.arange(6), found.tokens].sum()
+        assert found.logprob == pytest.approx(float(told), abs=1e-4)
+
+
+def test_an_encoder_decoders_free_slot_is_taken_before_the_others_are_done():
+    long = Request(ids=[5] * 9, settings=SamplingConfig(max_new_tokens=60))
+    short = Request(ids=[6] * 9, settings=SamplingConfig(max_new_tokens=4))
+    looks = []
+    ended = [i for i, _ in encoder_decoder(2).stream([long, *[short] * 6], NEVER, check=lambda: looks.append(1))]
+    assert ended[-1] == 0 and sorted(ended) == list(range(7))
+    assert len(looks) <= 7 + 60 // CHUNK
+
+
+def test_a_log_probability_is_the_models_own_and_counts_the_stop_token():
+    """The same tokens greedily, with a penalty that leaves them, or ended by a token that is then counted, too."""
+    request = requests()[0]
+    (whole,) = generator(1).complete([Request(ids=request.ids, settings=SamplingConfig(max_new_tokens=6))], NEVER)
+    (one,) = generator(1).complete([Request(ids=request.ids, settings=SamplingConfig(max_new_tokens=1))], NEVER)
+    stop = next(t for t in whole.tokens[1:] if t != whole.tokens[0])
+    n = whole.tokens.index(stop)
+    asked = [Request(ids=request.ids, settings=SamplingConfig(max_new_tokens=m)) for m in (6, n + 1)]
+    (cut,), (upto,) = generator(1).complete(asked[:1], (stop,)), generator(1).complete(asked[1:], NEVER)
+    assert cut.tokens == whole.tokens[:n] and cut.ended == "token"
+    assert cut.logprob == pytest.approx(upto.logprob, abs=1e-5) and upto.logprob < one.logprob < 0
+
+
+def test_beams_and_others_go_together():
+    """And stop tokens that some of them write."""
     kinds = (*KINDS[:4], SamplingConfig(max_new_tokens=9, beams=3), SamplingConfig(max_new_tokens=9))
     asked = [Request(ids=r.ids, settings=kinds[i % len(kinds)]) for i, r in enumerate(requests()) if len(r.ids) < 65][
         :6
     ]
-    one = Generator(*encoder_decoder, Compute(), batch_size=1)
-    whole = [one.complete([request], NEVER)[0] for request in asked]
+    whole = [encoder_decoder(1).complete([request], NEVER)[0] for request in asked]
     assert len({tuple(c.tokens[:4]) for c in whole}) > 2
-    same(Generator(*encoder_decoder, Compute(), batch_size=4).complete(asked, NEVER), whole)
+    assert [c.logprob is None for c in whole] == [r.settings.beams > 1 for r in asked]
+    same(encoder_decoder(4).complete(asked, NEVER), whole)
     stop = whole[-1].tokens[5]
-    ended = Generator(*encoder_decoder, Compute(), batch_size=4).complete(asked, (stop,))
+    ended = encoder_decoder(4).complete(asked, (stop,))
     for request, cut, full in zip(asked, ended, whole, strict=True):
         if request.settings.beams == 1:
             n = full.tokens.index(stop) if stop in full.tokens else len(full.tokens)
