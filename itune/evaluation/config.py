@@ -7,6 +7,7 @@ import fnmatch
 
 CHOOSE_BY = ("held_in", "held_out")
 REASONING = ("", "on", "off")
+STOPPED_EARLY = "stopped early"  # the label, among the facts of its results, of a run that `patience` ended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

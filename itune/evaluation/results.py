@@ -20,8 +20,6 @@ GROUPS = ("held_in", "held_out")
 STATES = ("before", "before_chat", "after")
 TEXT_FIELDS = ("prompt", "target", "references", "before", "before_chat", "after")
 
-STOPPED_EARLY = "stopped early"  # the label, in `facts`, of a run that did
-
 # Of options by their likelihood: see itune.evaluation.rank.
 RANK_METRICS = ("rank_accuracy", "rank_accuracy_norm", "rank_accuracy_unconditional", "rank_accuracy_calibrated")
 

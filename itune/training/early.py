@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from itune.evaluation.config import EvalConfig
-from itune.evaluation.results import STOPPED_EARLY
+from itune.evaluation.config import STOPPED_EARLY, EvalConfig
 
 
 class DevLosses:
