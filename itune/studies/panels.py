@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from itune.evaluation.charts import Series, line_chart, smooth
-from itune.evaluation.mixture import percent
 from itune.evaluation.config import STOPPED_EARLY
+from itune.evaluation.mixture import percent
 from itune.evaluation.panels import curve, duration, eval_curves, mean_over_tasks, task_losses
 from itune.evaluation.results import RunFiles, load_run, number
 from itune.studies.arms import Study
