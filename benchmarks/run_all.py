@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# {name: (arguments in small, arguments in full)}
+# {record: (arguments in small, arguments in full)}; a record called PROGRAM_full is of PROGRAM.py, too.
 PROGRAMS = {
     "train_step": (("--rounds", "1", "--steps", "2"), ("--rounds", "3", "--steps", "3")),
     "trainers": (("--rounds", "1", "--steps", "2", "--dtype", "f32"), ("--rounds", "2", "--steps", "3")),
+    "trainers_full": (("--mode", "full", "--rounds", "1", "--steps", "1", "--dtype", "f32"), ("--mode", "full")),
     "head": (("--rounds", "1", "--steps", "2"), ()),
     "memory": (("--no_peer",), ()),
     "packing": (("--examples", "100000"), ()),
@@ -39,7 +40,8 @@ def main() -> None:
         parser.error("--write goes with --full: figures of a small run are no record")
     for name in flags.only:
         print(f"\n== {name}", flush=True)
-        command = [sys.executable, str(HERE / f"{name}.py"), *PROGRAMS[name][flags.full]]
+        program = HERE / f"{name.removesuffix('_full')}.py"
+        command = [sys.executable, str(program), *PROGRAMS[name][flags.full]]
         command += ["--json_out", str(HERE / "records" / f"{name}.json")] if flags.write else []
         begin = time.perf_counter()
         done = subprocess.run(command, cwd=HERE.parent)
