@@ -65,6 +65,28 @@ def test_dropped_examples_are_never_drawn(manifest, tmp_path):
     assert len(list(decontaminate.lines(report, "report"))) == 2
 
 
+def test_a_cap_makes_rates_of_numbers_of_examples(toy):
+    """T5's way: min(examples, cap), in place of the mixture's own rates; factors hold on top."""
+    toy.write("""
+        from itune.data import RowSource, Template, add_mixture, add_task
+
+        def rows(number):
+            return lambda split: ({"id": f"{split}-{i}", "q": f"{i}?", "a": str(i)} for i in range(number))
+
+        for name, number in (("small", 5), ("large", 40)):
+            source = RowSource(rows(number), fields=("q", "a"))
+            templates = (Template("t", "{q}", "{a}"),)
+            add_task(name, source=source, templates=templates, cluster=name, identity=name, licence="CC0-1.0")
+        add_mixture("capped", [("small", 100.0), ("large", 1.0)])
+    """)
+    manifest = toy.prepare(mixture="capped", held_in=("small",))
+    rates = lambda **fields: {task.name: float(task.rate) for task in plan(manifest, None, **fields).tasks}  # noqa: E731
+    assert rates() == {"small": 100.0, "large": 1.0}
+    assert rates(rate_cap=16) == {"small": 5.0, "large": 16.0}
+    assert rates(rate_cap=100) == {"small": 5.0, "large": 40.0}
+    assert rates(rate_cap=16, rate_factors={"small": 0.5}) == {"small": 2.5, "large": 16.0}
+
+
 def test_stop_names_what_is_shared(manifest, tmp_path):
     report = decontaminate.find(manifest, tmp_path)
     with pytest.raises(UserError, match=r"'stop': 2 of 6 training examples of '\w+' share text with the evaluation of"):

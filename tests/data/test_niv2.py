@@ -257,6 +257,20 @@ def test_golden_prompts(folder: Path, layout: Niv2Layout, number: int) -> None:
     assert (GOLDEN[layout.id], "yes", layout.id) in found and len(found) == number
 
 
+def test_as_many_examples_as_an_evaluation_asks_for(folder: Path) -> None:
+    """The first ones in the file's order, whatever the layout; a layout of the protocol's order keeps its words."""
+    task = f"{(name := 'shots')}/task001_movies_short_classification"
+    niv2_tasks(folder, prefix=name, layouts=(LAYOUTS[0], OFFICIAL))
+    for template in registry.info(task).templates:
+        for shots in (0, 1, 2):
+            prompts_of = {template.with_shots(shots).render(ROW, key)[0] for key in range(20)}
+            (prompt,) = prompts_of
+            assert template.with_shots(shots).id == template.id and prompt.count("Output:") == shots + 1
+            assert prompt.startswith("Task: Say whether the review likes the film.\n\n")
+            if shots == 2:
+                assert prompt == GOLDEN["first_two"]
+
+
 def test_the_query_is_never_its_own_exemplar(folder: Path) -> None:
     for text in ("Dull.", " dull ", "A joy."):
         found = prompts(LAYOUTS[1], folder, ROW | {"input": text})
