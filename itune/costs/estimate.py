@@ -22,7 +22,7 @@ from itune.models.config import AnyModelConfig, EncoderDecoderConfig
 from itune.models.flops import MATRICES, forward_attention, training_flops
 from itune.models.split_head import is_split
 from itune.parallel.collectives import by_kind, collectives
-from itune.parallel.mesh import check_shapes, make_mesh
+from itune.parallel.mesh import check_rows, make_mesh
 from itune.parallel.topology import SLICE_RATE, Chip, Topology, compile_for_topology
 from itune.training.abstract import Shapes, abstract_step, bytes_per_device
 from itune.training.setup import StepParts, step_parts
@@ -163,12 +163,7 @@ def parts_on(config: RunConfig, model: AnyModelConfig, shapes: Shapes, devices: 
     """A step's parts on the recipe's mesh. Raises: UserError where mesh, rows and heads don't go together."""
     try:
         mesh = make_mesh(config.mesh, devices)
-        check_shapes(
-            mesh,
-            batch_size=shapes.rows,
-            accumulation=config.train.accumulation,
-            num_kv_heads=model.num_kv_heads,
-        )
+        check_rows(mesh, batch_size=shapes.rows, accumulation=config.train.accumulation)
         return step_parts(config, model, mesh, num_tasks=shapes.num_tasks, num_segments=shapes.segments)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -224,7 +219,7 @@ def _flops(config: RunConfig, parts: StepParts, shapes: Shapes, load: Load) -> t
     pairs = B * L * (L + Le) if _dense(parts, L, shapes.prefix_lm) else load.pairs
     more = {"encoder_tokens": B * Le, "encoder_pairs": B * Le**2}
     executed = training_flops(spec, B * L, load.supervised, pairs, **more) or 0
-    if is_split(parts.compute.mesh, (model.vocab_size, model.width)):
+    if is_split(parts.compute.mesh, (model.vocab_size, model.width), parts.compute.rules):
         executed += 2 * load.supervised * model.vocab_size * model.width  # its logits are made twice
     products, attention = RECOMPUTED[config.weights.remat]
     if products or attention:

@@ -75,8 +75,7 @@ def generation(
     """
     parts = parts_on(config, model, shapes, target.devices if target else jax.devices())
     spec, compute = parts.spec, parts.compute
-    assert compute.mesh is not None
-    params = abstract_params(spec, compute.mesh, compute.activations)
+    params = abstract_params(spec, compute)
     generator = Generator(spec, params, compute, batch_size=prompts.batch, prefix_lm=shapes.prefix_lm)
     started = time.perf_counter()
     request = Request(ids=[0] * prompts.length, settings=SamplingConfig(max_new_tokens=prompts.new))

@@ -17,7 +17,7 @@ from itune.errors import UserError
 from itune.evaluation.results import write_text
 from itune.models.config import AnyModelConfig, EncoderDecoderConfig
 from itune.models.families import read_config
-from itune.parallel.config import MeshConfig
+from itune.models.rules import rules_for
 from itune.parallel.topology import Topology, topology
 from itune.training.abstract import Shapes
 
@@ -150,9 +150,8 @@ def write(
     if prompts is None:
         return None
     echo(f"compiling generation for {target.name if target else 'the devices at hand'} ...")
-    config = dataclasses.replace(
-        asked.config, mesh=MeshConfig(data=one.mesh["data"], fsdp=one.mesh["fsdp"], tensor=one.mesh["tensor"])
-    )
+    sizes: dict[str, Any] = dict(one.mesh)
+    config = dataclasses.replace(asked.config, mesh=dataclasses.replace(asked.config.mesh, **sizes))
     return generation(config, asked.model, asked.shapes, prompts, target, one.memory["optimizer"])
 
 
@@ -184,6 +183,14 @@ def best(asked: Asked, target: Topology | None, most: int, echo: Callable[[str],
     return min(fitting, key=lambda e: e.expected if math.isfinite(e.expected) else e.executed)
 
 
+def _divides(asked: Asked, tensor: int) -> bool:
+    try:
+        rules_for(asked.model, tensor, asked.config.mesh.rules)
+    except ValueError:
+        return False
+    return True
+
+
 def _arrangements(asked: Asked, target: Topology | None) -> Iterator[RunConfig]:
     """Fewest parts first, and what computes least; every mesh at each."""
     import jax
@@ -194,8 +201,8 @@ def _arrangements(asked: Asked, target: Topology | None) -> Iterator[RunConfig]:
     meshes = []
     for tensor in TENSORS:
         over = devices // slices // tensor
-        if over and devices % (slices * tensor) == 0 and asked.model.num_kv_heads % tensor == 0:
-            meshes.append(MeshConfig(data=slices, fsdp=over, tensor=tensor))
+        if over and devices % (slices * tensor) == 0 and _divides(asked, tensor):
+            meshes.append(dataclasses.replace(asked.config.mesh, data=slices, fsdp=over, tensor=tensor))
     parts = 1
     while parts <= rows:
         for remat in REMATS:

@@ -24,8 +24,7 @@ from itune.evaluation.scoring import facts, predictions, reader_notes, score, st
 from itune.evaluation.worst import worst_records
 from itune.inference import session
 from itune.inference.opening import Opened, open_model
-from itune.parallel.config import MeshConfig
-from itune.parallel.mesh import check_shapes, make_mesh
+from itune.parallel.config import RULES, Rules
 from itune.storage import workdir
 from itune.terminal import say
 from itune.training.data_side import DataSide, data_side
@@ -126,7 +125,8 @@ def _measure(
     output_format: str,
 ) -> None:
     """Prints the results and writes them to `path`."""
-    model = session.build(opened, mesh=_mesh(config, data, console))
+    mesh, rules = _mesh(config, data, console)
+    model = session.build(opened, mesh=mesh, rules=rules)
     say(console, f"Evaluating {opened.name} ...")
     evaluator = Evaluator(config, data.tokenizer, data.manifest, model)
     snapshot = evaluator.snapshot(model.params, lambda: None)
@@ -168,16 +168,14 @@ def read_config(run: Path, bindings: Sequence[str]) -> RunConfig:
     return config
 
 
-def _mesh(config: RunConfig, data: DataSide, console: Console) -> jax.sharding.Mesh:
-    """The run's mesh where it fits this machine's devices; else one device, and a line that says so."""
+def _mesh(config: RunConfig, data: DataSide, console: Console) -> tuple[jax.sharding.Mesh, Rules]:
+    """The run's layout where it fits this machine's devices; else one device, and a line that says so."""
     try:
-        mesh = make_mesh(config.mesh)
         # Evaluator fills its rows up to a multiple of the devices.
-        check_shapes(mesh, batch_size=mesh.size, accumulation=1, num_kv_heads=data.model.num_kv_heads)
+        return session.lay_out(config.mesh, data.model)
     except ValueError as error:
         say(console, f"{error}: evaluating on one")
-        return make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    return mesh
+        return session.one_device(), RULES
 
 
 def _results(

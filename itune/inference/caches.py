@@ -23,7 +23,7 @@ from itune.models.config import EncoderDecoderConfig, ModelConfig
 from itune.models.decoder import Decoder
 from itune.models.encdec import START_ID, EncoderDecoder
 from itune.models.spec import Model, ModelSpec
-from itune.parallel.mesh import BATCH_AXES
+from itune.parallel.mesh import BATCH_AXES, param_sharding
 
 CACHE = 128  # a cache has so many positions, or 2, 4, 8, ... times
 Lengths = tuple[int, ...]
@@ -67,8 +67,8 @@ class DecoderCache:
         return tuple(jnp.zeros(shape, self.compute.activations) for _ in range(2))
 
     def shardings(self) -> Any:
-        """Slots over data x fsdp, heads over tensor, as training lays rows and heads."""
-        lies = _lies(self.compute, 2, self.config.num_kv_heads)
+        """Slots over data x fsdp, heads as their projections lie."""
+        lies = _lies(self.compute, 2, "kv_heads", self.config.num_kv_heads)
         return (lies, lies)
 
     def grow(self, cache: Any, lengths: Lengths) -> Any:
@@ -107,7 +107,7 @@ class EncoderDecoderCache:
         return (*(jnp.zeros(shape, self.compute.activations) for shape in kept), jnp.zeros((size, lengths[1]), bool))
 
     def shardings(self) -> Any:
-        lies = _lies(self.compute, 3, self.config.num_heads)
+        lies = _lies(self.compute, 3, "heads", self.config.num_heads)
         return (*[lies] * 4, NamedSharding(lies.mesh, P(BATCH_AXES)))
 
     def grow(self, cache: Any, lengths: Lengths) -> Any:
@@ -134,11 +134,11 @@ def cache_of(spec: ModelSpec, compute: Compute, *, prefix_lm: bool) -> DecoderCa
     return DecoderCache(spec.config, compute, prefix_lm=prefix_lm)
 
 
-def _lies(compute: Compute, axis: int, heads: int) -> NamedSharding:
-    """Of an array [N, S, ...] whose `axis` are heads."""
+def _lies(compute: Compute, axis: int, name: str, heads: int) -> NamedSharding:
+    """Of an array [N, S, ...] whose `axis` are heads, as the parameters' logical axis `name` lies."""
     mesh = compute.mesh
     assert mesh is not None
-    over = "tensor" if heads % mesh.shape["tensor"] == 0 else None
+    (over,) = param_sharding(mesh, (name,), (heads,), compute.rules).spec
     return NamedSharding(mesh, P(None, BATCH_AXES, *[None] * (axis - 2), over))
 
 

@@ -14,9 +14,11 @@ from itune.inference.generate import Generator
 from itune.inference.loglikelihood import Scorer
 from itune.inference.opening import Opened, open_model
 from itune.models.compute import Compute
+from itune.models.config import AnyModelConfig
+from itune.models.rules import rules_for
 from itune.models.spec import ModelSpec, Params
-from itune.parallel.config import MeshConfig
-from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding
+from itune.parallel.config import RULES, MeshConfig, Rules
+from itune.parallel.mesh import batch_sharding, make_mesh, param_sharding
 from itune.weights.load import load_base
 
 
@@ -70,25 +72,32 @@ def load(
     Raises: UserError.
     """
     opened = open_model(source, step=step, prompt_format=prompt_format, adapter=adapter)
-    return build(opened, mesh=None if mesh is None else _mesh(mesh, opened))
-
-
-def _mesh(config: MeshConfig, opened: Opened) -> jax.sharding.Mesh:
+    if mesh is None:
+        return build(opened)
     try:
-        mesh = make_mesh(config)
         # Batches are filled up to a multiple of what takes rows.
-        check_shapes(mesh, batch_size=mesh.size, accumulation=1, num_kv_heads=opened.spec.config.num_kv_heads)
+        placed, rules = lay_out(mesh, opened.spec.config)
     except ValueError as error:
         raise UserError(f"--mesh: {error}") from None
-    return mesh
+    return build(opened, mesh=placed, rules=rules)
 
 
-def build(opened: Opened, *, mesh: jax.sharding.Mesh | None = None) -> Session:
-    """What was opened, on the devices of `mesh`; None is one device.
+def one_device() -> jax.sharding.Mesh:
+    return make_mesh(MeshConfig(data=1), jax.devices()[:1])
+
+
+def lay_out(config: MeshConfig, model: AnyModelConfig) -> tuple[jax.sharding.Mesh, Rules]:
+    """All devices, and where the model's parameters lie on them. Raises: ValueError if that does not go together."""
+    mesh = make_mesh(config)
+    return mesh, rules_for(model, mesh.shape["tensor"], config.rules)
+
+
+def build(opened: Opened, *, mesh: jax.sharding.Mesh | None = None, rules: Rules = RULES) -> Session:
+    """What was opened, on the devices of `mesh`, laid out by `rules`; None is one device.
 
     Raises: UserError for tensors that are no good.
     """
-    mesh = mesh or make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    mesh = mesh or one_device()
     folder, spec, weights, trained = opened.folder, opened.spec, opened.weights, opened.trained
     tokenizer = Tokenizer.from_folder(folder)
     check_vocabulary(tokenizer, spec.config.vocab_size, folder)
@@ -98,8 +107,9 @@ def build(opened: Opened, *, mesh: jax.sharding.Mesh | None = None) -> Session:
         attention=weights.attention,
         remat=weights.remat,
         mesh=mesh if mesh.size > 1 else None,
+        rules=rules,
     )
-    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
+    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path], compute.rules)  # noqa: E731
     base = load_base(folder, spec, place, frozen_dtype=compute.activations, instead=trained)
     adapters = {path: jax.device_put(trained[path], place(path)) for path in spec.adapter_paths()}
     return Session(

@@ -21,6 +21,8 @@ from jax.sharding import PartitionSpec as P
 
 from itune.models.splash import LANES, splash_attention
 from itune.models.triton import ROWS, WIDTHS, triton_attention
+from itune.parallel.config import RULES, Rules
+from itune.parallel.mesh import BATCH_AXES
 
 BLOCK = 64  # smaller than elsewhere: packing masks more of it, and scores stay in the cache of a core
 NEGATIVE = -1e30  # finite: exp(NEGATIVE - NEGATIVE) must not be NaN in a block that is masked throughout
@@ -84,6 +86,7 @@ def attend(
     softcap: float = 0.0,
     backend: str = "auto",
     mesh: Mesh | None = None,
+    rules: Rules = RULES,
 ):
     """Attention inside segments: causal, but for what is marked bidirectional.
 
@@ -96,7 +99,8 @@ def attend(
       scale: of the scores; 0 is 1 / sqrt(K).  softcap: cap * tanh(scores / cap), where the cap is not 0.
       backend: "reference" (any shape, any device), "blockwise" (skips blocks that packing masks), "splash" (TPU,
         causal), "triton" (GPU, causal, no window and no soft-cap), "auto".
-      mesh: where rows lie on (data, fsdp) and heads on tensor; None for one device.
+      mesh: where rows lie on (data, fsdp); None for one device.
+      rules: where heads lie on it. Key-value heads may be copied where query heads are split, not the other way round.
 
     Returns: [B, L, H, K], in q's dtype.
     Raises: ValueError if the backend can't take this shape.
@@ -108,8 +112,11 @@ def attend(
     scores = Scores(scale or 1.0 / math.sqrt(q_BLHK.shape[3]), softcap)
     masks = {"bidirectional": bidirectional_BL, "window": window}
     given = tuple(name for name, mask in masks.items() if mask is not None)
+    split = rules.heads if mesh is not None and mesh.size > 1 and not rules.kv_heads else None
 
     def inner(q, k, v, segment_ids, *rest):
+        if split is not None:
+            k, v = (_read_here(x, q.shape[2], q_BLHK.shape[2], split) for x in (k, v))
         found = dict(zip(given, rest, strict=True))
         if backend == "splash":
             width = found.get("window")
@@ -121,12 +128,23 @@ def attend(
     arguments = (q_BLHK, k_BLGK, v_BLGK, segment_ids_BL, *(masks[name] for name in given))
     if mesh is None or mesh.size == 1:
         return inner(*arguments)
-    rows = P(("data", "fsdp"))
-    heads = P(("data", "fsdp"), None, "tensor", None)
+    rows = P(BATCH_AXES)
+    heads, kv_heads = (P(BATCH_AXES, None, axis, None) for axis in (rules.heads, rules.kv_heads))
     # Attention is independent per row and key-value head: a shard_map keeps the loops local, where automatic
     # partitioning would gather.
-    specs = (heads, heads, heads, rows, *({"bidirectional": rows, "window": P()}[name] for name in given))
+    specs = (heads, kv_heads, kv_heads, rows, *({"bidirectional": rows, "window": P()}[name] for name in given))
     return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
+
+
+def _read_here(x_BLGK, own: int, heads: int, axis: str):
+    """Of all key-value heads those that this device's `own` of the `heads` query heads read, as often as GQA needs."""
+    groups = x_BLGK.shape[2]
+    repeats, first = heads // groups, lax.axis_index(axis) * own
+    if repeats % own == 0 or own % repeats == 0:
+        return lax.dynamic_slice_in_dim(x_BLGK, first // repeats, max(1, own // repeats), axis=2)
+    # A key-value head's queries end in the middle of a device: once for each run of queries that surely share one.
+    run = math.gcd(repeats, own)
+    return jnp.take(x_BLGK, (first + run * jnp.arange(own // run)) // repeats, axis=2, mode="clip")
 
 
 class Scores(NamedTuple):

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from itune.models.linear import PRODUCT
+from itune.parallel.config import RULES, Rules
 from itune.parallel.gradients import kept_in_parts
 from itune.parallel.mesh import BATCH_AXES, batch_sharding, param_sharding
 
@@ -22,6 +23,7 @@ class Compute:
 
     dtype: of the operands of wide products.  scan: loop over one compiled layer.  attention: backend.
     remat: what the backward pass makes again, see `WeightsConfig`.  mesh: None for one device, the default one.
+    rules: where the model's parameters lie on the mesh, of `itune.models.rules.rules_for`.
     """
 
     dtype: str = "float32"
@@ -29,6 +31,7 @@ class Compute:
     attention: str = "auto"
     remat: str = "cheap"
     mesh: Mesh | None = None
+    rules: Rules = RULES
 
     @property
     def platform(self) -> str:
@@ -63,7 +66,7 @@ class Compute:
             if not jnp.issubdtype(value.dtype, jnp.floating):
                 return variable  # codes of quantised weights have no gradient
             axes = variable.get_metadata("logical_axes")[-value.ndim :]
-            return variable.replace(kept_in_parts(value, param_sharding(mesh, axes, value.shape)))
+            return variable.replace(kept_in_parts(value, param_sharding(mesh, axes, value.shape, self.rules)))
 
         return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 

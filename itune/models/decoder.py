@@ -136,6 +136,7 @@ class Block(nnx.Module):
             softcap=self.attention.scores.softcap,
             backend=compute.attention,
             mesh=compute.mesh,
+            rules=compute.rules,
         )
         y_BLD = self.attention.output(y_BLHK, dtype, branch)
         x_BLD = add(lambda x, y: self._add(x, y, "post_attention_norm", dropout, 7))(x_BLD, y_BLD)
@@ -200,7 +201,7 @@ class Decoder(nnx.Module):
         return at
 
     def _embed(self, tokens, compute: Compute):
-        x = lookup(self.embed[...], tokens, compute.activations, compute.mesh)
+        x = lookup(self.embed[...], tokens, compute.activations, compute.mesh, compute.rules)
         return x * self.config.embed_scale if self.config.embed_scale != 1 else x
 
     def head_logits(self, hidden_PD, compute: Compute):

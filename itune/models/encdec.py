@@ -228,7 +228,7 @@ class EncoderDecoder(nnx.Module):
         return dot(hidden_PD, self.head_weights(), (1, 1), compute.dtype)
 
     def _embed(self, tokens, compute: Compute):
-        return lookup(self.embed[...], tokens, compute.activations, compute.mesh)
+        return lookup(self.embed[...], tokens, compute.activations, compute.mesh, compute.rules)
 
     def encode(self, tokens_BM, segments_BM, compute: Compute, dropout: Dropout = NO_DROPOUT):
         """[B, M, D]. Tokens of a segment see each other in both directions."""

@@ -13,11 +13,12 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from itune.parallel.config import Rules
 from itune.parallel.mesh import BATCH_AXES, param_sharding
 
 
-def lookup(table_VD, tokens, dtype: str, mesh: Mesh | None):
-    """table_VD[tokens] in `dtype`. tokens: int32 of any shape, rows over (data, fsdp).
+def lookup(table_VD, tokens, dtype: str, mesh: Mesh | None, rules: Rules):
+    """table_VD[tokens] in `dtype`. tokens: int32 of any shape, rows over (data, fsdp).  rules: by which the table lies.
 
     Of a split table each device looks its own part up for the tokens of all its fsdp group, and they exchange what each
     row needs; the gradient comes back the same way. Left to the compiler, every device would make a gradient of the
@@ -25,7 +26,7 @@ def lookup(table_VD, tokens, dtype: str, mesh: Mesh | None):
     """
     if mesh is None or mesh.size == 1 or tokens.ndim != 2:
         return table_VD[tokens].astype(dtype)
-    vocab, width = param_sharding(mesh, ("vocab", "embed"), table_VD.shape).spec
+    vocab, width = param_sharding(mesh, ("vocab", "embed"), table_VD.shape, rules).spec
     if tokens.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
         return table_VD[tokens].astype(dtype)
 

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from itune.models.head import Objective
 from itune.models.products import dot
+from itune.parallel.config import Rules
 from itune.parallel.gradients import staged_mesh
 from itune.parallel.mesh import BATCH_AXES, param_sharding
 
@@ -55,21 +56,30 @@ class Sums(NamedTuple):
     added: jax.Array
 
 
-def is_split(mesh: Mesh | None, shape: tuple[int, ...]) -> bool:
+def is_split(mesh: Mesh | None, shape: tuple[int, ...], rules: Rules) -> bool:
     """Whether a head of this shape lies in parts."""
     return mesh is not None and any(
-        axis is not None and mesh.shape[axis] > 1 for axis in param_sharding(mesh, AXES, shape).spec
+        axis is not None and mesh.shape[axis] > 1 for axis in param_sharding(mesh, AXES, shape, rules).spec
     )
 
 
 def split_head_loss(
-    hidden_BTD, head_VD, targets_BT, weights_BT, *, mesh: Mesh, dtype: str, train_head: bool, objective: Objective
+    hidden_BTD,
+    head_VD,
+    targets_BT,
+    weights_BT,
+    *,
+    mesh: Mesh,
+    rules: Rules,
+    dtype: str,
+    train_head: bool,
+    objective: Objective,
 ):
     """As `itune.models.head.head_loss`, of rows over (data, fsdp): (sum of weights * objective, nll [B, T])."""
     staged, fsdp = staged_mesh(mesh)
     axes = [
         () if axis is None else fsdp if axis == "fsdp" else (axis,)
-        for axis in param_sharding(mesh, AXES, head_VD.shape).spec
+        for axis in param_sharding(mesh, AXES, head_VD.shape, rules).spec
     ]
     rows = tuple(name for axis in BATCH_AXES for name in (fsdp if axis == "fsdp" else (axis,)))
     split = Split(staged, rows, axes[0], axes[1], train_head, dtype, objective)

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import MeshConfig, Rules
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
-
-# Logical axis -> mesh axis. None is a copy on every device.
-RULES: dict[str, str | None] = {
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "vocab": "tensor",
-    "layers": None,
-    "adapters": None,
-}
 
 
 def make_mesh(config: MeshConfig, devices=None) -> Mesh:
@@ -46,29 +34,24 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_shapes(mesh: Mesh, *, batch_size: int, accumulation: int, num_kv_heads: int) -> None:
-    """Raises ValueError, in the user's terms, if rows or heads don't divide over the mesh."""
+def check_rows(mesh: Mesh, *, batch_size: int, accumulation: int) -> None:
+    """Raises ValueError, in the user's terms, if rows don't divide over the mesh."""
     rows = math.prod(mesh.shape[a] for a in BATCH_AXES)
     if batch_size % (rows * accumulation):
         raise ValueError(
             f"TrainConfig.batch_size={batch_size} must divide by data x fsdp x accumulation = {rows * accumulation}"
         )
-    if num_kv_heads % mesh.shape["tensor"]:
-        raise ValueError(
-            f"MeshConfig.tensor={mesh.shape['tensor']} must divide the model's {num_kv_heads} key-value heads"
-        )
 
 
-def param_sharding(
-    mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: Mapping[str, str | None] = RULES
-) -> NamedSharding:
+def param_sharding(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: Rules) -> NamedSharding:
     """The sharding of one parameter by its logical axes. A dimension that its mesh axis does not divide is copied.
 
-    Raises: KeyError naming a logical axis without a rule.
+    rules: the model's, of `itune.models.rules.rules_for`: heads are whole on a device where these are its own.
+    Raises: AttributeError naming a logical axis without a rule.
     """
     spec = []
     for name, size in zip(axes, shape, strict=True):
-        target = None if name is None else rules[name]
+        target = None if name is None else getattr(rules, name)
         spec.append(target if target is not None and size % mesh.shape[target] == 0 else None)
     return NamedSharding(mesh, P(*spec))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from itune.batch import Batch
+from itune.models.compute import Compute
 from itune.models.spec import ModelSpec
 from itune.parallel.mesh import batch_sharding, param_sharding, replicated
 from itune.training.setup import StepParts, state_shardings
@@ -46,13 +47,15 @@ def abstract_batch(shapes: Shapes, mesh: Mesh) -> Batch:
     return Batch(**fields)
 
 
-def abstract_params(spec: ModelSpec, mesh: Mesh, frozen_dtype: str) -> dict[str, Any]:
-    """As a run loads them: what trains in float32, what is frozen in `frozen_dtype`, codes as they are."""
+def abstract_params(spec: ModelSpec, compute: Compute) -> dict[str, Any]:
+    """As a run loads them: what trains in float32, what is frozen in `compute.activations`, codes as they are."""
+    mesh = compute.mesh
+    assert mesh is not None, "parameters without arrays need to be told their devices"
 
     def one(path: str) -> jax.ShapeDtypeStruct:
-        dtype = jnp.float32 if path in spec.trainable else spec_dtype(spec, path, frozen_dtype)
+        dtype = jnp.float32 if path in spec.trainable else spec_dtype(spec, path, compute.activations)
         shape = spec.shapes[path]
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=param_sharding(mesh, spec.axes[path], shape))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=param_sharding(mesh, spec.axes[path], shape, compute.rules))
 
     return {path: one(path) for path in spec.paths}
 
@@ -71,10 +74,10 @@ def abstract_step(parts: StepParts, shapes: Shapes) -> tuple[Any, ...]:
     """The step's arguments (state, frozen, batch, hparams, key), as ShapeDtypeStructs on `parts.compute.mesh`."""
     mesh = parts.compute.mesh
     assert mesh is not None, "a step without arrays needs to be told its devices"
-    params = abstract_params(parts.spec, mesh, parts.compute.activations)
+    params = abstract_params(parts.spec, parts.compute)
     train, frozen = parts.spec.partition(params)
     opt_state = jax.eval_shape(parts.optimizer.init, train)
-    opt_state = jax.tree.map(_on, opt_state, state_shardings(opt_state, parts.spec, mesh))
+    opt_state = jax.tree.map(_on, opt_state, state_shardings(opt_state, parts.spec, mesh, parts.compute.rules))
     copied = replicated(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=copied)

@@ -18,9 +18,11 @@ from itune.models.adapters import magnitudes
 from itune.models.compute import Compute
 from itune.models.config import AnyModelConfig, LoRAConfig
 from itune.models.head import Objective
+from itune.models.rules import rules_for
 from itune.models.spec import ModelSpec, Params, init_params, model_spec
 from itune.parallel.arrays import fetch, own_rows, put, put_rows, spans_processes
-from itune.parallel.mesh import batch_sharding, check_shapes, make_mesh, param_sharding, replicated
+from itune.parallel.config import Rules
+from itune.parallel.mesh import batch_sharding, check_rows, make_mesh, param_sharding, replicated
 from itune.training.data_side import DataSide
 from itune.training.optim import Optimizer, make_optimizer
 from itune.training.step import StepSettings, TrainState, make_train_step
@@ -56,12 +58,12 @@ class ModelSide:
         # A copy: the step donates its state, and the base must outlive it.
         params |= {p: jnp.array(a, copy=True) for p, a in self.base_train.items()}
         params |= {p: self.place(p, a) for p, a in self.start.items()}
-        lie = state_shardings(jax.eval_shape(self.optimizer.init, params), self.spec, self.mesh)
+        lie = state_shardings(jax.eval_shape(self.optimizer.init, params), self.spec, self.mesh, self.compute.rules)
         opt_state = jax.jit(self.optimizer.init, out_shardings=lie)(params)
         return TrainState(params, opt_state, put(np.zeros((), np.int32), replicated(self.mesh)))
 
     def place(self, path: str, array: np.ndarray) -> jax.Array:
-        return put(array, param_sharding(self.mesh, self.spec.axes[path], array.shape))
+        return put(array, param_sharding(self.mesh, self.spec.axes[path], array.shape, self.compute.rules))
 
     @functools.cached_property
     def rows(self) -> list[int] | None:
@@ -80,14 +82,14 @@ class ModelSide:
         return {**self.frozen, **state.params}
 
 
-def state_shardings(opt_state, spec: ModelSpec, mesh: jax.sharding.Mesh):
+def state_shardings(opt_state, spec: ModelSpec, mesh: jax.sharding.Mesh, rules: Rules):
     """For an optimizer state: moments lie as their parameters do, everything else is copied."""
 
     def sharding(keys, leaf):
         names = [str(getattr(k, "key", "")) for k in keys]
         path = next((n for n in reversed(names) if n in spec.axes), None)
         if path is not None and leaf.shape == spec.shapes[path]:
-            return param_sharding(mesh, spec.axes[path], leaf.shape)
+            return param_sharding(mesh, spec.axes[path], leaf.shape, rules)
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(sharding, opt_state)
@@ -113,9 +115,16 @@ class StepParts:
 def step_parts(
     config: RunConfig, model: AnyModelConfig, mesh: jax.sharding.Mesh | None, *, num_tasks: int, num_segments: int
 ) -> StepParts:
-    """mesh: None for the default device. Raises: ValueError, as `model_spec`."""
+    """mesh: None for the default device. Raises: ValueError, as `model_spec` and `rules_for`."""
     w, t = config.weights, config.train
-    compute = Compute(dtype=w.compute_dtype, scan=w.scan_layers, attention=w.attention, remat=w.remat, mesh=mesh)
+    compute = Compute(
+        dtype=w.compute_dtype,
+        scan=w.scan_layers,
+        attention=w.attention,
+        remat=w.remat,
+        mesh=mesh,
+        rules=rules_for(model, mesh.shape["tensor"] if mesh is not None else 1, config.mesh.rules),
+    )
     settings = StepSettings(
         num_tasks=num_tasks,
         num_segments=num_segments,
@@ -141,12 +150,7 @@ def model_side(config: RunConfig, data: DataSide, load: Callable[..., Params] = 
     """
     try:
         mesh = make_mesh(config.mesh)
-        check_shapes(
-            mesh,
-            batch_size=config.train.batch_size,
-            accumulation=config.train.accumulation,
-            num_kv_heads=data.model.num_kv_heads,
-        )
+        check_rows(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
         parts = step_parts(
             config,
             data.model,
@@ -157,7 +161,7 @@ def model_side(config: RunConfig, data: DataSide, load: Callable[..., Params] = 
     except ValueError as error:
         raise UserError(str(error)) from None
     spec, compute = parts.spec, parts.compute
-    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
+    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path], compute.rules)  # noqa: E731
     start = _start(config, spec)
     base = load(data.folder, spec, place, frozen_dtype=compute.activations)
     base_train, frozen = spec.partition(base)

@@ -106,13 +106,14 @@ def _head(hidden_BTD, head_VD, targets_BT, weights_BT, train_head: bool, compute
         return total[None], nll.reshape(shape)
 
     mesh = compute.mesh
-    if mesh is not None and is_split(mesh, head_VD.shape):
+    if mesh is not None and is_split(mesh, head_VD.shape, compute.rules):
         return split_head_loss(
             hidden_BTD,
             head_VD,
             targets_BT,
             weights_BT,
             mesh=mesh,
+            rules=compute.rules,
             dtype=compute.dtype,
             train_head=train_head,
             objective=objective,

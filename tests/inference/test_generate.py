@@ -18,7 +18,7 @@ from itune.inference.config import GREEDY
 from itune.inference.generate import Generator
 from itune.models.compute import Compute
 from itune.models.decoder import logits
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import RULES, MeshConfig
 from itune.parallel.mesh import make_mesh, param_sharding
 from tests import tiny
 from tests.world import write_model
@@ -109,7 +109,7 @@ def test_a_mesh_gives_the_same_completions():
     """Also where its devices outnumber the prompts: rows are filled up."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     spec = tiny.spec()
-    placed = {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape)) for p, a in params().items()}
+    placed = {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape, RULES)) for p, a in params().items()}
     found = Generator(spec, placed, Compute(mesh=mesh), batch_size=8).generate(prompts()[:2], NEW, NO_EOS)
     assert found == complete()[:2]
 

@@ -19,7 +19,7 @@ from itune.models.config import EncoderDecoderConfig
 from itune.models.encdec import START_ID
 from itune.models.layers import NO_DROPOUT
 from itune.models.spec import init_params, model_spec
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import RULES, MeshConfig
 from itune.parallel.mesh import make_mesh, param_sharding
 from tests import tiny
 
@@ -108,7 +108,7 @@ def test_neighbours_slots_and_order_change_no_completion(slots):
 def test_a_mesh_changes_no_completion():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     spec = tiny.spec()
-    placed = {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape)) for p, a in params().items()}
+    placed = {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape, RULES)) for p, a in params().items()}
     same(Generator(spec, placed, Compute(mesh=mesh), batch_size=8).complete(requests(), NEVER), alone())
 
 
@@ -185,7 +185,7 @@ def encoder_decoder(batch_size: int, mesh: bool = False) -> Generator:
     if not mesh:
         return Generator(spec, weights, Compute(), batch_size=batch_size)
     laid = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    placed = {p: jax.device_put(a, param_sharding(laid, spec.axes[p], a.shape)) for p, a in weights.items()}
+    placed = {p: jax.device_put(a, param_sharding(laid, spec.axes[p], a.shape, RULES)) for p, a in weights.items()}
     return Generator(spec, placed, Compute(mesh=laid), batch_size=batch_size)
 
 

@@ -16,7 +16,7 @@ from itune.models.config import EncoderDecoderConfig, FullConfig, LoRAConfig
 from itune.models.encdec import relative_buckets
 from itune.models.layers import NO_DROPOUT, Dropout
 from itune.models.spec import init_params, model_spec
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import RULES, MeshConfig
 from itune.parallel.mesh import batch_sharding, make_mesh, param_sharding
 from itune.training.step import batch_loss, row_keys
 
@@ -109,7 +109,7 @@ def test_a_mesh_changes_no_number():
     spec, params = model()
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
     batch = pack([examples(2, seed=1), examples(2, seed=2)])
-    placed = {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape)) for p, a in params.items()}
+    placed = {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape, RULES)) for p, a in params.items()}
     compute = Compute(mesh=mesh)
     run = jax.jit(jax.value_and_grad(lambda p, b: batch_loss(spec, p, b, compute)[0]))
     value, grads = run(placed, jax.device_put(batch, batch_sharding(mesh)))

@@ -14,7 +14,7 @@ from itune.models.config import FullConfig, LoRAConfig
 from itune.models.families import read_config
 from itune.models.quantise import KINDS, dequantise, nf4_levels, quantise, quantised_product
 from itune.models.spec import init_params, model_spec
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import RULES, MeshConfig
 from itune.parallel.mesh import make_mesh, param_sharding
 from itune.training.step import batch_loss
 from itune.weights.load import load_base
@@ -108,7 +108,7 @@ def test_a_model_learns_as_with_its_dequantised_weights(folder, kind, dora):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_mesh_holds_the_same_codes(folder, kind):
     spec, mesh = model_spec(read_config(folder), quantise=kind), make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
+    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path], RULES)  # noqa: E731
     whole, spread = load_base(folder, spec), load_base(folder, spec, place)
     for path, array in whole.items():
         np.testing.assert_array_equal(np.asarray(spread[path]), np.asarray(array), err_msg=path)

@@ -9,7 +9,7 @@ from itune.models import split_head
 from itune.models.head import Objective, head_loss
 from itune.models.lookup import lookup
 from itune.models.split_head import is_split, split_head_loss
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import RULES, MeshConfig
 from itune.parallel.mesh import make_mesh
 
 B, T, D = 8, 20, 24
@@ -50,7 +50,7 @@ def test_value_and_gradients_equal_the_whole_heads(shape, vocabulary, objective)
         return 3.0 * total, nll.reshape(B, T)
 
     def split(hidden, head, train_head=True):
-        options = dict(mesh=mesh, dtype="float32", train_head=train_head, objective=objective)
+        options = dict(mesh=mesh, rules=RULES, dtype="float32", train_head=train_head, objective=objective)
         total, nll = split_head_loss(hidden, head, targets, weights, **options)
         return 3.0 * total, nll
 
@@ -65,7 +65,7 @@ def test_value_and_gradients_equal_the_whole_heads(shape, vocabulary, objective)
 
 def test_a_frozen_head_has_no_gradient():
     hidden, head, targets, weights = data(304)
-    options = dict(mesh=mesh_of(1, 4, 2), dtype="float32", objective=Objective())
+    options = dict(mesh=mesh_of(1, 4, 2), rules=RULES, dtype="float32", objective=Objective())
 
     def gradients(train_head):
         loss = lambda h, e: split_head_loss(h, e, targets, weights, train_head=train_head, **options)[0]  # noqa: E731
@@ -77,9 +77,9 @@ def test_a_frozen_head_has_no_gradient():
 
 
 def test_which_heads_are_split():
-    assert not is_split(None, (304, D)) and not is_split(mesh_of(8, 1, 1), (304, D))
-    assert is_split(mesh_of(1, 8, 1), (301, D)) and not is_split(mesh_of(4, 1, 2), (301, D))
-    assert is_split(mesh_of(4, 1, 2), (304, D))
+    assert not is_split(None, (304, D), RULES) and not is_split(mesh_of(8, 1, 1), (304, D), RULES)
+    assert is_split(mesh_of(1, 8, 1), (301, D), RULES) and not is_split(mesh_of(4, 1, 2), (301, D), RULES)
+    assert is_split(mesh_of(4, 1, 2), (304, D), RULES)
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -88,7 +88,7 @@ def test_a_split_embedding_is_looked_up_as_a_whole_one(shape):
     weight = jnp.cos(jnp.arange(B * T * D, dtype=jnp.float32)).reshape(B, T, D)
 
     def run(mesh, tokens):
-        loss = lambda table: (lookup(table, tokens, "float32", mesh) * weight[: len(tokens)]).sum()  # noqa: E731
+        loss = lambda table: (lookup(table, tokens, "float32", mesh, RULES) * weight[: len(tokens)]).sum()  # noqa: E731
         return jax.jit(jax.value_and_grad(loss))(table)
 
     for rows in (tokens, tokens[:3]):  # three rows divide over no mesh, as in generation

@@ -13,7 +13,7 @@ import pytest
 
 from itune.models.compute import Compute
 from itune.models.spec import init_params
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import RULES, MeshConfig
 from itune.parallel.mesh import batch_sharding, make_mesh, param_sharding, replicated
 from itune.training.config import AdafactorConfig, AdamWConfig
 from itune.training.optim import make_optimizer
@@ -100,7 +100,7 @@ def test_accumulation_equals_the_big_batch(parts):
 
 
 def on_mesh(mesh, spec, params):
-    return {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape)) for p, a in params.items()}
+    return {p: jax.device_put(a, param_sharding(mesh, spec.axes[p], a.shape, RULES)) for p, a in params.items()}
 
 
 def losses_over_20_steps(mesh_config, devices, tuning):

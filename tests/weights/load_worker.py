@@ -23,7 +23,7 @@ from safetensors import safe_open  # noqa: E402
 
 from itune.models.families import read_config  # noqa: E402
 from itune.models.spec import model_spec  # noqa: E402
-from itune.parallel.config import MeshConfig  # noqa: E402
+from itune.parallel.config import RULES, MeshConfig  # noqa: E402
 from itune.parallel.mesh import make_mesh, param_sharding  # noqa: E402
 from itune.weights.load import load_base  # noqa: E402
 
@@ -48,7 +48,7 @@ def main() -> None:
     baseline, seen, stop = anonymous(), [], threading.Event()
     thread = threading.Thread(target=watch, args=(stop, seen))
     thread.start()
-    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
+    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path], RULES)  # noqa: E731
     params = load_base(folder, spec, place, frozen_dtype="bfloat16")
     jax.block_until_ready(params)
     stop.set()

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from itune.models.families import read_config
 from itune.models.spec import model_spec
-from itune.parallel.config import MeshConfig
+from itune.parallel.config import RULES, MeshConfig
 from itune.parallel.mesh import make_mesh, param_sharding
 from itune.weights import load as load_module
 from itune.weights.arrays import make_array
@@ -43,7 +43,7 @@ LARGE = {
 def test_every_mesh_holds_what_one_device_does(tmp_path, sizes):
     folder = write_model(tmp_path / "model")
     spec, mesh = model_spec(read_config(folder)), make_mesh(MeshConfig(**sizes))
-    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path])  # noqa: E731
+    place = lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path], RULES)  # noqa: E731
     whole, spread = load_base(folder, spec), load_base(folder, spec, place)
     for path, array in whole.items():
         assert spread[path].sharding.is_equivalent_to(place(path), array.ndim)
@@ -59,7 +59,7 @@ def test_each_slice_is_read_once():
         return np.arange(24.0).reshape(4, 6)[index]
 
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
-    array = make_array((4, 6), param_sharding(mesh, ("embed", None), (4, 6)), read)
+    array = make_array((4, 6), param_sharding(mesh, ("embed", None), (4, 6), RULES), read)
     assert len(asked) == 4 and all(part[0].stop - part[0].start == 1 for part in asked)
     np.testing.assert_array_equal(np.asarray(array), np.arange(24.0).reshape(4, 6))
 
@@ -71,7 +71,7 @@ def test_no_tensor_is_read_whole_where_it_is_spread(tmp_path, monkeypatch):
     monkeypatch.setattr(
         load_module.Tensors, "read", lambda *a, **k: (lambda out: sizes.append((a[1], out.size)) or out)(read(*a, **k))
     )
-    load_base(folder, spec, lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path]))
+    load_base(folder, spec, lambda path: param_sharding(mesh, spec.axes[path], spec.shapes[path], RULES))
     shapes = our_families.shapes(spec)
     read_of = dict(sizes)
     large = [name for name, shape in shapes.items() if len(shape) == 2]
