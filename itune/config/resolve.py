@@ -256,7 +256,8 @@ def _newness(statement: Statement, order: Mapping[str, int]) -> tuple[int, bool,
 
 def _nearest_option(value: Any, message: str) -> str:
     """The option nearest to a bad word, among those the message lists after it."""
-    for word in value if isinstance(value, list | tuple) else (value,):
+    words = [*value, *value.values()] if isinstance(value, dict) else value
+    for word in words if isinstance(words, list | tuple) else (words,):
         if isinstance(word, str) and repr(str(word)) in message:
             options = re.findall(r"\w+", message.partition(repr(str(word)))[2])
             return nearest(word, options)

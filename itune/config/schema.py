@@ -155,7 +155,7 @@ def describe(hint: Any, *, article: bool = True) -> str:
     elif origin is dict:
         words = f"dict of {describe(args[0], article=False)} to {describe(args[1], article=False)}"
     else:
-        words = getattr(hint, "__name__", str(hint))
+        words = getattr(hint, "__name__", str(hint).replace(" | ", " or "))
     return _with_article(words) if article and words[0] != "(" else words
 
 
@@ -187,6 +187,8 @@ class _Wrong(Exception):
 
 def _convert(value: Any, hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType and type(None) in args:
+        return None if value is None else _convert(value, args[0])
     if hint is str and isinstance(value, str):
         return str(value)
     if hint in (int, bool) and type(value) is hint:

@@ -112,11 +112,11 @@ def attend(
     scores = Scores(scale or 1.0 / math.sqrt(q_BLHK.shape[3]), softcap)
     masks = {"bidirectional": bidirectional_BL, "window": window}
     given = tuple(name for name, mask in masks.items() if mask is not None)
-    split = rules.heads if mesh is not None and mesh.size > 1 and not rules.kv_heads else None
+    split = _split_heads(mesh, rules)
 
     def inner(q, k, v, segment_ids, *rest):
         if split is not None:
-            k, v = (_read_here(x, q.shape[2], q_BLHK.shape[2], split) for x in (k, v))
+            k, v = (_read_here(x, 2, q.shape[2], q_BLHK.shape[2], split) for x in (k, v))
         found = dict(zip(given, rest, strict=True))
         if backend == "splash":
             width = found.get("window")
@@ -136,15 +136,19 @@ def attend(
     return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
 
 
-def _read_here(x_BLGK, own: int, heads: int, axis: str):
-    """Of all key-value heads those that this device's `own` of the `heads` query heads read, as often as GQA needs."""
-    groups = x_BLGK.shape[2]
-    repeats, first = heads // groups, lax.axis_index(axis) * own
+def _split_heads(mesh: Mesh | None, rules: Rules) -> str | None:
+    """The mesh axis that splits query heads, where key-value heads are copied along it."""
+    return rules.heads if mesh is not None and mesh.size > 1 and not rules.kv_heads else None
+
+
+def _read_here(x, dimension: int, own: int, heads: int, axis: str):
+    """Of all key-value heads, a dimension of x, those that this device's `own` of all query heads read."""
+    repeats, first = heads // x.shape[dimension], lax.axis_index(axis) * own
     if repeats % own == 0 or own % repeats == 0:
-        return lax.dynamic_slice_in_dim(x_BLGK, first // repeats, max(1, own // repeats), axis=2)
-    # A key-value head's queries end in the middle of a device: once for each run of queries that surely share one.
+        return lax.dynamic_slice_in_dim(x, first // repeats, max(1, own // repeats), axis=dimension)
+    # Some key-value head's queries begin on one device and end on the next: one for each run that surely shares it.
     run = math.gcd(repeats, own)
-    return jnp.take(x_BLGK, (first + run * jnp.arange(own // run)) // repeats, axis=2, mode="clip")
+    return jnp.take(x, (first + run * jnp.arange(own // run)) // repeats, axis=dimension, mode="clip")
 
 
 class Scores(NamedTuple):
@@ -381,17 +385,47 @@ def _blockwise_backward(scores, residuals, dout_BLHK):
 blockwise_attention.defvjp(_blockwise_forward, _blockwise_backward)
 
 
-def cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B, window, scores: Scores):
+def cached_attention(
+    q_BHK,
+    k_BGK,
+    v_BGK,
+    k_BGMK,
+    v_BGMK,
+    length_B,
+    window,
+    scores: Scores,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules = RULES,
+):
     """One new token a row against its own key and value and the cache's at positions < length_B.
 
     Args:
       q_BHK, k_BGK, v_BGK: of the new token.
       k_BGMK, v_BGMK: the cache, with room for M positions.
       length_B: int32, positions filled before it.
-      window, scores: as in `attend`.
+      window, scores, mesh, rules: as in `attend`.
 
     Returns: [B, H, K] in q's dtype.
     """
+    split = _split_heads(mesh, rules)
+    if mesh is None or split is None:
+        return _cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B, window, scores)
+
+    # Left to the compiler, it splits the cache's heads as far as they go, and gathers all of it at every token.
+    def inner(q, k, v, k_cache, v_cache, length, window):
+        here = (_read_here(x, 1, q.shape[1], q_BHK.shape[1], split) for x in (k, v, k_cache, v_cache))
+        k, v, k_cache, v_cache = here
+        return _cached_attention(q, k, v, k_cache, v_cache, length, window, scores)
+
+    whole = q_BHK.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    rows = None if whole else BATCH_AXES
+    specs = (P(rows, split), *[P(rows)] * 5, P())
+    arguments = (q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B, window)
+    return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=P(rows, split), check_vma=False)(*arguments)
+
+
+def _cached_attention(q_BHK, k_BGK, v_BGK, k_BGMK, v_BGMK, length_B, window, scores: Scores):
     B, H, K = q_BHK.shape
     G, M = k_BGMK.shape[1:3]
     q_BGRK = q_BHK.reshape(B, G, H // G, K)

@@ -144,12 +144,13 @@ class Block(nnx.Module):
         y_BLD = again(lambda gate, up: self.mlp.down(gate, up, dtype, branch))(gate, up)
         return add(lambda x, y: self._add(x, y, "post_mlp_norm", dropout, 8))(x_BLD, y_BLD), (k, v)
 
-    def decode(self, x_BD, k_BGMK, v_BGMK, position_B, at: Position, dtype: str):
+    def decode(self, x_BD, k_BGMK, v_BGMK, position_B, at: Position, compute: Compute):
         """One token a row against this layer's cache -> (x [B, D], its key and value, two [B, G, K])."""
-        x_B1D = x_BD[:, None]
+        x_B1D, dtype = x_BD[:, None], compute.dtype
         q, k, v = self.attention.qkv(self.attention_norm(x_B1D), at, dtype, NO_DROPOUT)
         k, v = k[:, 0].astype(k_BGMK.dtype), v[:, 0].astype(v_BGMK.dtype)
-        y = cached_attention(q[:, 0], k, v, k_BGMK, v_BGMK, position_B, at.window, self.attention.scores)
+        arguments = (q[:, 0], k, v, k_BGMK, v_BGMK, position_B, at.window, self.attention.scores)
+        y = cached_attention(*arguments, mesh=compute.mesh, rules=compute.rules)
         y_B1D = self.attention.output(y[:, None], dtype, NO_DROPOUT)
         x_B1D = self._add(x_B1D, y_B1D, "post_attention_norm", NO_DROPOUT, 7)
         y_B1D = self.mlp(self.mlp_norm(x_B1D), dtype, NO_DROPOUT)
@@ -294,7 +295,7 @@ class Decoder(nnx.Module):
         """
         x_BD = self._embed(token_B, compute)
         at = self._positions(position_B[:, None])
-        one = lambda block, x, xs: block.decode(x, *xs[1], position_B, at(xs[0]), compute.dtype)  # noqa: E731
+        one = lambda block, x, xs: block.decode(x, *xs[1], position_B, at(xs[0]), compute)  # noqa: E731
         x_BD, new = self._loop(one, x_BD, (jnp.arange(self.config.num_layers), cache), compute)
         rows = jnp.arange(token_B.shape[0])
         write = lambda all_NBGMK, new_NBGK: all_NBGMK.at[:, rows, :, position_B].set(new_NBGK.swapaxes(0, 1))  # noqa: E731

@@ -37,8 +37,8 @@ class Rules:
             if name not in known:
                 raise ValueError(f"rules has {name!r}, which is no logical axis; they are {', '.join(known)}")
             if axis is not None and axis != known[name]:
-                where = f"{known[name]} or be copied (None)" if known[name] else "nowhere but be copied (None)"
-                raise ValueError(f"rules puts {name} on {axis!r}; it may lie on {where}")
+                where = f"lie on {known[name]} or be copied (None)" if known[name] else "only be copied (None)"
+                raise ValueError(f"rules puts {name} on {axis!r}; it may {where}")
         return dataclasses.replace(self, **overrides)
 
 

@@ -109,6 +109,10 @@ TYPES = {
         "RunConfig.seed = @MeshConfig()",
         "5: RunConfig.seed=@MeshConfig() must be an int, not @MeshConfig().",
     ),
+    "neither str nor None": (
+        "MeshConfig.rules = {'mlp': ()}",
+        "5: MeshConfig.rules={'mlp': ()} must be a dict of str to str or None: ['mlp'] is a tuple.",
+    ),
     "wrong class in a slot": (
         "RunConfig.optimizer = @LoRAConfig()",
         "5: RunConfig.optimizer=@LoRAConfig() must be @AdamWConfig() or @AdafactorConfig(), not @LoRAConfig().",
@@ -185,7 +189,26 @@ SYNTAX = {
     ),
 }
 # __post_init__ raises these; the front names the binding to mend.
+AXES = "embed, heads, kv_heads, mlp, vocab, layers, adapters"
 INVALID = {
+    "an axis of no parameter": (
+        "MeshConfig.rules = {'kv_head': None}",
+        f"5: MeshConfig.rules={{'kv_head': None}}: rules has 'kv_head', which is no logical axis; they are {AXES}. "
+        "Did you mean 'kv_heads'?",
+    ),
+    "an axis of no mesh": (
+        "MeshConfig.rules = {'heads': None, 'mlp': 'tensr'}",
+        "5: MeshConfig.rules={'heads': None, 'mlp': 'tensr'}: rules puts mlp on 'tensr'; it may lie on tensor or be "
+        "copied (None). Did you mean 'tensor'?",
+    ),
+    "an axis that splits rows": (
+        "MeshConfig.rules = {'vocab': 'fsdp'}",
+        "5: MeshConfig.rules={'vocab': 'fsdp'}: rules puts vocab on 'fsdp'; it may lie on tensor or be copied (None).",
+    ),
+    "an axis that nothing splits": (
+        "MeshConfig.rules = {'layers': 'fsdp'}",
+        "5: MeshConfig.rules={'layers': 'fsdp'}: rules puts layers on 'fsdp'; it may only be copied (None).",
+    ),
     "choice": (
         "LOSS_NORM = 'exmaple'",
         "5: LOSS_NORM='exmaple' (TrainConfig.loss_norm): TrainConfig.loss_norm='exmaple' must be one of "

@@ -28,7 +28,7 @@ UNUSUAL = RunConfig(
     tuning=FullConfig(patterns=(r"layers/.*\d+", "@x()")),
     optimizer=AdafactorConfig(decay_rate=1e-30, factored=False),
     learning_rate=LearningRateConfig(peak=1e22, shape="rsqrt"),
-    mesh=MeshConfig(data=2, fsdp=-1),
+    mesh=MeshConfig(data=2, fsdp=-1, rules={"heads": None}),
     evaluation=EvalConfig(held_in=(), held_out=("x",)),
 )
 

@@ -118,7 +118,10 @@ def test_a_picture_is_drawn_and_money_is_counted(model, tmp_path, capsys):
 def test_a_bad_mesh_is_told_by_its_binding(model):
     with pytest.raises(UserError, match="MeshConfig.*does not cover 8 devices"):
         preflight(config(mesh=MeshConfig(data=3)), [], model_config=str(model))
-    with pytest.raises(UserError, match="MeshConfig.tensor=8 must divide the model's 2 key-value heads"):
+    with pytest.raises(
+        UserError,
+        match="MeshConfig.tensor=8 must divide the model's 4 query heads .2 key-value heads.; MeshConfig.rules=",
+    ):
         preflight(config(mesh=MeshConfig(data=1, tensor=8)), [], model_config=str(model))
     for bad in (model / "missing" / "config.json", model / "tokenizer.json"):
         with pytest.raises(UserError, match="--model_config=.*must be a model's config.json, or the folder"):

@@ -167,7 +167,7 @@ def test_generation_is_divided_as_training_is(run, capsys):
     for mesh, message in (
         ("2,2", "--mesh=2,2: three numbers are needed"),
         ("3,1,1", "MeshConfig(data, fsdp, tensor)=(3, 1, 1) does not cover 8 devices"),
-        ("2,1,4", "MeshConfig.tensor=4 must divide the model's 2 key-value heads"),
+        ("1,1,8", "MeshConfig.tensor=8 must divide the model's 4 query heads (2 key-value heads)"),
     ):
         code, out, err = call(generate.main, capsys, f"--model={run}", f"--mesh={mesh}", *asked)
         assert (code, out, err.count("\n")) == (2, "", 1) and message in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -46,13 +47,16 @@ T5 = EncoderDecoderConfig(
     relative_buckets=8,
     relative_max_distance=32,
 )
+MULTI_QUERY = dataclasses.replace(MODEL, num_kv_heads=1)
 DEVICES = 8
 
 
 def compiled(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0):
     """(a step's program, its parts, its mesh)."""
     data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
-    config = RunConfig(model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning)
+    config = RunConfig(
+        model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning, mesh=mesh_config
+    )
     mesh = make_mesh(mesh_config, jax.devices()[: 1 if mesh_config.data == 1 == mesh_config.fsdp else DEVICES])
     shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=encoder_length)
     parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
@@ -97,9 +101,12 @@ def test_no_array_of_all_logits_is_made(mesh, model, encoder):
     ]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_no_logits_and_no_stacked_layers_are_gathered(preset):
-    found, _ = sent(MeshConfig(preset=preset), FullConfig())
+MODELS = [(MODEL, preset) for preset in PRESETS] + [(MULTI_QUERY, "fsdp_tensor")]
+
+
+@pytest.mark.parametrize(("model", "preset"), MODELS, ids=[*PRESETS, "multi-query"])
+def test_no_logits_and_no_stacked_layers_are_gathered(model, preset):
+    found, _ = sent(MeshConfig(preset=preset), FullConfig(), model)
     for one in found:
         for _, shape in one.shapes:
             assert not (len(shape) > 1 and shape[-1] == VOCAB and shape[-2] >= LENGTH), f"logits: {one}"
@@ -144,6 +151,47 @@ def test_fsdp_gathers_each_layer_inside_its_loop():
     gathers = [one for one in found if one.kind == "all-gather"]
     weights = [one for one in gathers if any(set(s[-2:]) >= {MODEL.width, MODEL.mlp_width} for _, s in one.shapes)]
     assert weights and all(one.times % LAYERS == 0 for one in weights), weights
+
+
+def test_an_only_key_value_head_is_copied_over_tensor_and_its_gradient_summed():
+    found, _ = sent(MeshConfig(preset="fsdp_tensor"), FullConfig(), MULTI_QUERY)
+    gathers = [one for one in found if one.kind == "all-gather"]
+    assert {one.axes for one in gathers} == {"fsdp"}, "what tensor splits, it gathers nowhere"
+    # Queries' weights and those back from them are split in two, keys' and values' are whole on each device: one head.
+    head = MODEL.head_dim
+    halves = {(MODEL.width, 2 * head), (2 * head, MODEL.width), (MODEL.width, MODEL.mlp_width // 2), (MODEL.width,)}
+    inside = {shape for one in gathers if "/while/" in one.where and one.times == LAYERS for _, shape in one.shapes}
+    assert inside == halves | {(MODEL.mlp_width // 2, MODEL.width), (MODEL.width, head)}
+    outside = {shape for one in gathers if one.times != LAYERS for _, shape in one.shapes}
+    assert outside == {(ROWS, LENGTH), (MODEL.width,), (384, MODEL.width)}, "tokens, the final norm, a tile of the head"
+    # Each device has the gradient of its own queries' keys and values; they are added up in every layer.
+    sums = [one for one in found if one.kind == "all-reduce" and one.axes == "tensor"]
+    mine = [(one.times, s) for one in sums for _, s in one.shapes if s == (ROWS // 4, LENGTH, 1, head)]
+    assert [times for times, _ in mine] == [LAYERS, LAYERS], sums
+
+
+def gathered(rule: str = "") -> tuple[dict[tuple[int, ...], int], int]:
+    """({shape: times a step} of what fsdp gathers under fsdp_tensor, bytes), with `rule` copied over its axis."""
+    found, _ = sent(MeshConfig(preset="fsdp_tensor", rules={rule: None} if rule else {}), FullConfig())
+    gathers = [one for one in found if one.kind == "all-gather" and one.axes == "fsdp"]
+    times: dict[tuple[int, ...], int] = Counter()
+    for one in gathers:
+        for _, shape in one.shapes:
+            times[shape] += one.times
+    return times, sum(one.times * one.moved for one in gathers)
+
+
+def test_a_bad_rule_shows_in_what_is_sent():
+    """What tensor no longer splits, each of its devices gathers whole: three quarters of it come from the others."""
+    (times, size), (of_mlp, mlp_size), (of_vocab, vocab_size) = gathered(), gathered("mlp"), gathered("vocab")
+    width, mlp = MODEL.width, MODEL.mlp_width
+    # Each of three matrices, forward and backward.
+    assert times[width, mlp // 2] + times[mlp // 2, width] == of_mlp[width, mlp] + of_mlp[mlp, width] == 6 * LAYERS
+    assert not times[width, mlp] + times[mlp, width] + of_mlp[width, mlp // 2] + of_mlp[mlp // 2, width]
+    assert mlp_size - size == 6 * LAYERS * (width * mlp // 2) * 4 * 3 // 4
+    # A tensor device's 320 words fill a tile of 384, all 640 one of their own.
+    assert times[384, width] == of_vocab[VOCAB, width] == 1 and not times[VOCAB, width] + of_vocab[384, width]
+    assert vocab_size - size == (VOCAB - 384) * width * 4 * 3 // 4
 
 
 @pytest.mark.parametrize("preset", ["fsdp", "2d"])
