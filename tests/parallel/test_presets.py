@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from itune.config.run import RunConfig
 from itune.data.config import DataConfig
@@ -21,7 +22,7 @@ from itune.parallel.mesh import make_mesh
 from itune.parallel.topology import compile_for_topology, topology
 from itune.training.abstract import Shapes, abstract_step
 from itune.training.config import TrainConfig
-from itune.training.setup import step_parts
+from itune.training.setup import StepParts, step_parts
 from tests import tiny
 
 FETCHED = Path(__file__).parents[2] / ".libtpu" / "libtpu" / "libtpu.so"
@@ -51,16 +52,23 @@ MULTI_QUERY = dataclasses.replace(MODEL, num_kv_heads=1)
 DEVICES = 8
 
 
+SHAPES = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4)
+
+
+def step_parts_of(mesh_config: MeshConfig, tuning, model) -> StepParts:
+    data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
+    train = TrainConfig(steps=1, batch_size=ROWS)
+    config = RunConfig(model_dir="none", data=data, train=train, tuning=tuning, mesh=mesh_config)
+    mesh = make_mesh(mesh_config, jax.devices()[: 1 if mesh_config.data == 1 == mesh_config.fsdp else DEVICES])
+    return step_parts(config, model, mesh, num_tasks=1, num_segments=4)
+
+
 def compiled(mesh_config: MeshConfig, tuning, model=MODEL, encoder_length: int = 0):
     """(a step's program, its parts, its mesh)."""
-    data = DataConfig(mixture="none", feature_lengths={"inputs": 96, "targets": 32}, row_length=LENGTH)
-    config = RunConfig(
-        model_dir="none", data=data, train=TrainConfig(steps=1, batch_size=ROWS), tuning=tuning, mesh=mesh_config
-    )
-    mesh = make_mesh(mesh_config, jax.devices()[: 1 if mesh_config.data == 1 == mesh_config.fsdp else DEVICES])
-    shapes = Shapes(rows=ROWS, row_length=LENGTH, supervised=LENGTH, segments=4, encoder_length=encoder_length)
-    parts = step_parts(config, model, mesh, num_tasks=1, num_segments=4)
-    return parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text(), parts, mesh
+    parts = step_parts_of(mesh_config, tuning, model)
+    shapes = dataclasses.replace(SHAPES, encoder_length=encoder_length)
+    text = parts.jitted().lower(*abstract_step(parts, shapes)).compile().as_text()
+    return text, parts, parts.compute.mesh
 
 
 def sent(*asked, **more) -> tuple[list[Collective], int]:
@@ -170,20 +178,22 @@ def test_an_only_key_value_head_is_copied_over_tensor_and_its_gradient_summed():
     assert [times for times, _ in mine] == [LAYERS, LAYERS], sums
 
 
-def gathered(rule: str = "") -> tuple[dict[tuple[int, ...], int], int]:
-    """({shape: times a step} of what fsdp gathers under fsdp_tensor, bytes), with `rule` copied over its axis."""
+def counted(kind: str, axes: str, rule: str = "") -> tuple[Counter, int]:
+    """({shape: times a step}, bytes) of such collectives under fsdp_tensor, with `rule` copied over its axis."""
     found, _ = sent(MeshConfig(preset="fsdp_tensor", rules={rule: None} if rule else {}), FullConfig())
-    gathers = [one for one in found if one.kind == "all-gather" and one.axes == "fsdp"]
-    times: dict[tuple[int, ...], int] = Counter()
-    for one in gathers:
-        for _, shape in one.shapes:
-            times[shape] += one.times
-    return times, sum(one.times * one.moved for one in gathers)
+    times, size = Counter(), 0
+    for one in found:
+        if (one.kind, one.axes) == (kind, axes):
+            times.update({shape: one.times for _, shape in one.shapes})
+            size += one.times * one.moved
+    return times, size
 
 
 def test_a_bad_rule_shows_in_what_is_sent():
     """What tensor no longer splits, each of its devices gathers whole: three quarters of it come from the others."""
-    (times, size), (of_mlp, mlp_size), (of_vocab, vocab_size) = gathered(), gathered("mlp"), gathered("vocab")
+    (times, size), (of_mlp, mlp_size), (of_vocab, vocab_size) = (
+        counted("all-gather", "fsdp", rule) for rule in ("", "mlp", "vocab")
+    )
     width, mlp = MODEL.width, MODEL.mlp_width
     # Each of three matrices, forward and backward.
     assert times[width, mlp // 2] + times[mlp // 2, width] == of_mlp[width, mlp] + of_mlp[mlp, width] == 6 * LAYERS
@@ -192,6 +202,20 @@ def test_a_bad_rule_shows_in_what_is_sent():
     # A tensor device's 320 words fill a tile of 384, all 640 one of their own.
     assert times[384, width] == of_vocab[VOCAB, width] == 1 and not times[VOCAB, width] + of_vocab[384, width]
     assert vocab_size - size == (VOCAB - 384) * width * 4 * 3 // 4
+
+
+def test_all_that_a_rule_is_for_follows_it():
+    """A layer's parameters, the head's tiles: above. Here the optimizer's moments, and the lookup."""
+    looked_up = (ROWS, LENGTH, MODEL.width // 4)
+    (summed, _), (by_rule, _) = (counted("all-reduce", "tensor", rule) for rule in ("", "vocab"))
+    assert summed[looked_up] == 2 and not by_rule[looked_up], "with all words at hand none is looked up elsewhere"
+    asked = MeshConfig(preset="fsdp_tensor", rules={"mlp": None})
+    state = abstract_step(step_parts_of(asked, FullConfig(), MODEL), SHAPES)[0]
+    moments = [(getattr(keys[-1], "key", ""), leaf) for keys, leaf in jax.tree.leaves_with_path(state.opt_state)]
+    moments = [(path, leaf) for path, leaf in moments if path in state.params]
+    assert len(moments) == 2 * len(state.params)
+    assert all(leaf.sharding == state.params[path].sharding for path, leaf in moments)
+    assert state.params["layers/mlp/up_proj/w"].sharding.spec == P(None, "fsdp", None)
 
 
 @pytest.mark.parametrize("preset", ["fsdp", "2d"])
