@@ -146,6 +146,15 @@ class World:
         ours = {"PYTHONPATH": path, "ITUNE_CACHE_DIR": str(self.cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         return keep | ours
 
+    def another_cache(self, name: str) -> Path:
+        """As another machine's: nothing of this one's but what was prepared."""
+        cache = self.folder / name
+        cache.mkdir()
+        for path in self.cache.iterdir():
+            if path.name != "runs":
+                (cache / path.name).symlink_to(path)
+        return cache
+
     def start(self, *arguments: str, module: str = "itune.train") -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from itune.errors import UserError
@@ -94,6 +95,17 @@ def local_steps(folder: Path) -> set[int]:
     return committed(f"{CHECKPOINTS}/{DIGESTS}/{p.name}" for p in (folder / CHECKPOINTS / DIGESTS).glob("*.json"))
 
 
+def in_parallel(calls: Iterable[Callable[[], object]]) -> None:
+    """Makes the calls, several at a time. What one raises is raised, and what has not begun by then is not made: a
+    bucket out of reach is waited for once."""
+    pool = concurrent.futures.ThreadPoolExecutor(WORKERS)
+    try:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def pull(bucket: Bucket, folder: Path, listing: Mapping[str, Entry]) -> None:
     """Makes `folder` what the bucket holds, but for the arrays of checkpoints, which `fetch_step` brings.
 
@@ -163,9 +175,7 @@ def _download(bucket: Bucket, folder: Path, wanted: Iterable[str]) -> None:
     for name in wanted:
         if not (root / name).resolve().is_relative_to(root):
             raise UserError(f"{bucket.url}: holds an object named {name!r}, which leads out of the run's folder")
-    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        for done in [pool.submit(bucket.download, name, folder / name) for name in wanted]:
-            done.result()
+    in_parallel(functools.partial(bucket.download, name, folder / name) for name in wanted)
 
 
 def _files(folder: Path) -> list[Path]:

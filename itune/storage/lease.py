@@ -69,6 +69,7 @@ class Lease:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="itune-lease", daemon=True)
         self.lost = ""
+        self._released = self._out_of_reach = False
 
     def take(self, echo: Callable[[str], None]) -> bool:
         """Waits at most `seconds`, to see whether a holder who says nothing is alive.
@@ -110,13 +111,16 @@ class Lease:
         return found
 
     def renew(self) -> None:
-        """Raises: Lost if somebody else has it; Unreachable."""
+        """Raises: Lost if somebody else has it, or it was released; Unreachable."""
         with self._writing:
-            if self.lost:
-                raise Lost(self.lost)
+            if self.lost or self._released:
+                raise Lost(self.lost or f"{self._bucket.url}: this trainer has let go of it")
             try:
+                self._out_of_reach = True
                 self._write(self._generation)
+                self._out_of_reach = False
             except Changed:
+                self._out_of_reach = False
                 found = self._read()
                 if found is not None and found.said.get("session") == self._session:
                     self._generation = found.entry.generation  # the answer to our own write had not arrived
@@ -127,13 +131,15 @@ class Lease:
                 raise Lost(self.lost) from None
 
     def release(self) -> None:
-        """Ends the renewals and, if the bucket can be reached, lets the next one in at once."""
+        """Ends the renewals and, unless the last one found the bucket out of reach, lets the next one in at once."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
-        if not self.lost:
-            with contextlib.suppress(UserError, Changed):  # then it expires
-                self._write(self._generation, released=True)
+        with self._writing:
+            self._released = True
+            if not self.lost and not self._out_of_reach:
+                with contextlib.suppress(UserError, Changed):  # then it expires
+                    self._write(self._generation, released=True)
 
     def _keep_renewing(self) -> None:
         while not self._end.wait(self._renew_seconds):

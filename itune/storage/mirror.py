@@ -7,7 +7,7 @@ write over what its successor has written.
 from __future__ import annotations
 
 import base64
-import concurrent.futures
+import functools
 import json
 import os
 import secrets
@@ -20,7 +20,7 @@ import google_crc32c
 
 from itune.errors import UserError
 from itune.storage.bucket import Bucket, Changed, Entry
-from itune.storage.copy import WORKERS, committed, is_apart, local_steps, marker, step_of
+from itune.storage.copy import committed, in_parallel, is_apart, local_steps, marker, step_of
 from itune.storage.lease import Lease
 from itune.storage.names import CHECKPOINTS
 
@@ -68,11 +68,15 @@ class Mirror:
         return self._try(None)
 
     def stop(self) -> None:
+        """Ends the thread, and waits for the push that it is at."""
+        self.end()
+        self._thread.join()
+
+    def end(self) -> None:
         """Ends the thread, after the push that it is at."""
         with self._wake:
             self._ending = True
             self._wake.notify()
-        self._thread.join()
 
     def _work(self) -> None:
         while True:
@@ -140,9 +144,7 @@ class Mirror:
         files = {f"{CHECKPOINTS}/{step}/{name}": kept / name for name in names}
         for name in [name for name in self._listing if step_of(name) == step and name not in files]:
             self._delete(name)
-        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-            for done in [pool.submit(self._upload, name, path) for name, path in files.items()]:
-                done.result()
+        in_parallel(functools.partial(self._upload, name, path) for name, path in files.items())
 
     def _prune(self, keep: set[int]) -> None:
         """The marker first: a checkpoint of which a part is gone must not count."""

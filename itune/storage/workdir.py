@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +76,10 @@ class _InBucket(Workdir):
             else:
                 self._mirror.stop()
 
+    def end(self) -> None:
+        """However the run ended: pushes no more."""
+        self._mirror.end()
+
 
 @contextlib.contextmanager
 def open_workdir(place: str, *, resume: bool, echo: Echo, lease_seconds: float = SECONDS) -> Iterator[Workdir]:
@@ -93,19 +97,26 @@ def open_workdir(place: str, *, resume: bool, echo: Echo, lease_seconds: float =
     ours = lease.take(echo)
     try:
         listing = _up_to_date(bucket, folder, origin, ours, resume, echo)
-        workdir = _InBucket(bucket, folder, lease, listing, echo)
-        if (step := copy.ahead(folder, listing)) is not None:
-            workdir.saved(step)  # of a trainer that was killed before it had pushed it
-        try:
+        with _mirrored(_InBucket(bucket, folder, lease, listing, echo)) as workdir:
+            if (step := copy.ahead(folder, listing)) is not None:
+                workdir.saved(step)  # of a trainer that was killed before it had pushed it
             yield workdir
-        except KeyboardInterrupt:  # the second: at once
-            raise
-        except BaseException:
-            with contextlib.suppress(UserError):
-                workdir.abandon()
-            raise
     finally:
         lease.release()
+
+
+@contextlib.contextmanager
+def _mirrored(workdir: _InBucket) -> Iterator[_InBucket]:
+    try:
+        yield workdir
+    except KeyboardInterrupt:  # the second: at once
+        raise
+    except BaseException:
+        with contextlib.suppress(UserError):
+            workdir.abandon()
+        raise
+    finally:
+        workdir.end()
 
 
 def _up_to_date(
@@ -147,9 +158,9 @@ def _set_aside(bucket: Bucket, listing: dict[str, Entry], echo: Echo) -> None:
     taken = {name.partition("/")[0] for name in listing if name.startswith("previous-")}
     numbers = [int(number) for name in taken if (number := name.removeprefix("previous-")).isdecimal()]
     target = f"previous-{1 + max(numbers, default=0)}"
-    with concurrent.futures.ThreadPoolExecutor(copy.WORKERS) as pool:
-        for done in [pool.submit(bucket.copy, name, f"{target}/{name}") for name in wanted]:
-            done.result()
+    for markers in (False, True):  # what is set aside does not count before it is whole, either
+        now = [name for name in wanted if copy.is_marker(name) == markers]
+        copy.in_parallel(functools.partial(bucket.copy, name, f"{target}/{name}") for name in now)
     for name in sorted(wanted, key=lambda name: (not copy.is_marker(name), name)):
         bucket.delete(name, replaces=listing.pop(name).generation)
     echo(f"The run that was there is now in {bucket.url}/{target}")

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 from itune.parallel.watch import EXIT_PEER_LOST, EXIT_STUCK
+from itune.storage import copy
+from itune.storage.lease import NAME
+from itune.training.loop import EXIT_NONFINITE
 from itune.training.signals import EXIT_PREEMPTED
+from tests.gcs import emulator
 from tests.world import World
 
 STEPS = 40  # enough to be hit amid them: a stop takes as long as word of it does
@@ -36,14 +40,17 @@ sys.exit(cli.run(train.main))
 
 
 class Cluster(World):
-    def launch(self, workdir: str, count: int, *flags: str, code: dict[int, str] | None = None) -> list:
+    def launch(
+        self, workdir: str, count: int, *flags: str, code: dict[int, str] | None = None, place: str = ""
+    ) -> list:
+        """place: where the run lives, if not in the folder `workdir`."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         started = []
         for i in range(count):
             which = (f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}", f"--process_id={i}")
-            words = [f"--gin_file={self.recipe}", f"--workdir={self.folder / workdir}", *flags, *which]
+            words = [f"--gin_file={self.recipe}", f"--workdir={place or self.folder / workdir}", *flags, *which]
             how = ["-c", code[i]] if code and i in code else ["-m", "itune.train"]
             with (self.folder / f"{workdir}-{i}.log").open("w") as log:
                 quiet = subprocess.DEVNULL
@@ -66,9 +73,12 @@ class Cluster(World):
     def wait_for(self, workdir: str, step: int, processes: list) -> None:
         deadline = time.monotonic() + 240
         while max(self.losses(workdir), default=0) < step:
-            assert all(p.poll() is None for p in processes), self.said(workdir, 0) + self.said(workdir, 1)
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+            self.assert_at_work(workdir, processes, deadline)
+
+    def assert_at_work(self, workdir: str, processes: list, deadline: float) -> None:
+        assert all(p.poll() is None for p in processes), self.said(workdir, 0) + self.said(workdir, 1)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +90,12 @@ def cluster(tmp_path_factory):
     return world
 
 
-def assert_as_one(cluster: Cluster, workdir: str) -> None:
+def assert_as_one(cluster: Cluster, workdir: str, one: str = "one") -> None:
+    assert_same_losses(cluster.losses(workdir), cluster.losses(one))
+
+
+def assert_same_losses(ours: dict[int, float], theirs: dict[int, float]) -> None:
     """The sums over processes may add in another order: nothing else differs."""
-    ours, theirs = cluster.losses(workdir), cluster.losses("one")
     assert list(ours) == list(theirs)
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-6)
 
@@ -146,6 +159,66 @@ def test_one_that_lives_but_does_not_come_is_named(cluster):
     assert cluster.codes(processes) == [EXIT_STUCK] * 2, cluster.said("stalled", 0)[-2000:]
     for i in (0, 1):
         assert "not arrived: process 1 on " in cluster.said("stalled", i)
+
+
+def test_lines_of_several_steps_and_a_stop_amid_one_are_those_of_one_process(cluster):
+    """Each process reads its sums at the same steps, whatever the time."""
+    each_seventh = (*QUICK, "--gin.TrainConfig.log_every=7")
+    cluster.devices = 4
+    alone = cluster.train("sevenths-one", *each_seventh)
+    assert alone.returncode == 0, alone.stderr
+    cluster.devices = 2
+    processes = cluster.launch("sevenths", 2, *each_seventh, "--gin.EvalConfig.every=1")
+    cluster.wait_for("sevenths", 7, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert cluster.codes(processes) == [EXIT_PREEMPTED] * 2, cluster.said("sevenths", 0)
+    assert cluster.codes(cluster.launch("sevenths", 2, *each_seventh)) == [0, 0], cluster.said("sevenths", 0)
+    assert list(cluster.losses("sevenths")) == [7, 14, 21, 28, 35, 40]
+    assert_as_one(cluster, "sevenths", "sevenths-one")
+
+
+@pytest.mark.parametrize("log_every", [1, 7])
+def test_a_loss_that_is_not_finite_stops_all_at_the_same_step(cluster, log_every):
+    cluster.devices, name = 2, f"exploded-{log_every}"
+    explodes = ("--gin.LearningRateConfig.peak=1e30", "--gin.AdamWConfig.clip_norm=0.0")
+    never = ("--gin.CheckpointConfig.every=0", "--step_timeout=60")
+    every = f"--gin.TrainConfig.log_every={log_every}"
+    codes = cluster.codes(cluster.launch(name, 2, *QUICK, *explodes, *never, every))
+    assert codes == [EXIT_NONFINITE] * 2, cluster.said(name, 0) + cluster.said(name, 1)
+    last = cluster.metrics(name)[-1]
+    assert last["finite"] is False and last["loss"] is None and last["nonfinite_examples"]
+    said = [line for line in cluster.said(name, 0).splitlines() if "itune: error" in line]
+    assert len(said) == 1 and f"step {last['step']}: " in said[0] and last["nonfinite_examples"][0] in said[0]
+    assert "itune: error" not in cluster.said(name, 1)
+    assert not list((cluster.folder / name / "checkpoints").glob("[0-9]*")), "nothing is kept of it"
+
+
+def test_a_run_in_a_bucket_goes_on_from_it_with_all_its_processes(cluster):
+    """Both are killed; another machine, whose processes share a cache, takes what the bucket holds."""
+    cluster.devices = 2
+    with emulator() as served:
+        url = served.url("exp/shared")
+        processes = cluster.launch("bucket", 2, *SLOW, place=url)
+        deadline = time.monotonic() + 240
+        while max(copy.committed(served.objects("exp/shared/")), default=0) < 4:
+            cluster.assert_at_work("bucket", processes, deadline)
+        for process in processes:
+            process.kill()
+        cluster.codes(processes)
+        saved = max(copy.committed(served.objects("exp/shared/")))
+        home = cluster.cache
+        cluster.cache = cluster.another_cache("other")
+        served.age(f"exp/shared/{NAME}", 100)
+        try:
+            again = cluster.codes(cluster.launch("bucket-again", 2, *QUICK, place=url))
+        finally:
+            cluster.cache = home
+        said = cluster.said("bucket-again", 0)
+        assert again == [0, 0], said + cluster.said("bucket-again", 1)
+        assert f"Going on from step {saved}" in said and f"All of it is in {url}" in said
+        assert STEPS in copy.committed(served.objects("exp/shared/"))
+        lines = [json.loads(line) for line in served.read("exp/shared/metrics.jsonl").decode().splitlines()]
+    assert_same_losses({m["step"]: m["loss"] for m in lines if "loss" in m}, cluster.losses("one"))
 
 
 def test_processes_that_differ_do_not_begin(cluster):

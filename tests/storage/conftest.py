@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,22 @@ from tests.gcs import Emulator, emulator
 def served() -> Iterator[Emulator]:
     with emulator() as found:
         yield found
+
+
+def ours() -> list[threading.Thread]:
+    """The threads of leases and mirrors."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("itune-")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """One would go on speaking to the emulator of another test, or to none."""
+    before = ours()
+    yield
+    left = [thread for thread in ours() if thread not in before]
+    for thread in left:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in left)
 
 
 @pytest.fixture

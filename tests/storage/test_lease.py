@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 
 import pytest
 
@@ -38,14 +40,14 @@ def test_a_second_trainer_is_refused_while_the_first_renews(gcs: Emulator, folde
 
 
 def test_who_asks_at_the_same_time_gets_one_lease(gcs: Emulator, folder: str) -> None:
-    got: list[str] = []
+    got: list[Lease] = []
     refused: list[str] = []
 
     def ask(holder: str) -> None:
         try:
             asked = lease(gcs, folder, holder, **ALIVE)
             asked.take(quiet)
-            got.append(holder)
+            got.append(asked)
         except UserError:
             refused.append(holder)
 
@@ -55,6 +57,7 @@ def test_who_asks_at_the_same_time_gets_one_lease(gcs: Emulator, folder: str) ->
     for thread in threads:
         thread.join()
     assert len(got) == 1 and len(refused) == 3
+    got[0].release()
 
 
 def test_one_that_says_nothing_is_taken_over_by_the_servers_clock(gcs: Emulator, folder: str) -> None:
@@ -76,10 +79,37 @@ def test_one_that_says_nothing_is_taken_over_by_the_servers_clock(gcs: Emulator,
 
 def test_the_same_folder_goes_on_at_once(gcs: Emulator, folder: str) -> None:
     """Its own lock tells that whoever held the lease under that name is dead."""
-    lease(gcs, folder, "a").take(quiet)
-    again = lease(gcs, folder, "a")
+    dead, again = lease(gcs, folder, "a"), lease(gcs, folder, "a")
+    dead.take(quiet)
     assert again.take(quiet) is True
     again.release()
+    dead.release()
+    assert json.loads(gcs.read(f"{folder}/{NAME}"))["session"] == again._session
+
+
+def test_one_that_was_released_is_not_taken_again(gcs: Emulator, folder: str) -> None:
+    """By a push that is still under way."""
+    held = lease(gcs, folder, "a", **ALIVE)
+    held.take(quiet)
+    held.release()
+    with pytest.raises(Lost, match=f"{gcs.url(folder)}: this trainer has let go of it"):
+        held.renew()
+    assert json.loads(gcs.read(f"{folder}/{NAME}"))["released"] and not held._thread.is_alive()
+
+
+def test_a_dead_bucket_keeps_no_renewal_alive(gcs: Emulator, folder: str) -> None:
+    held = lease(gcs, folder, "a", **ALIVE)
+    held.take(quiet)
+    gcs.fault = lambda method, name: 503
+    gcs.requests.clear()
+    deadline = time.monotonic() + 30
+    while not held._out_of_reach and time.monotonic() < deadline:
+        time.sleep(0.01)
+    held.release()
+    assert gcs.requests and not held._thread.is_alive()
+    gcs.requests.clear()
+    held.release()
+    assert not gcs.requests, "what could not be renewed is not written once more: it expires"
 
 
 def test_an_answer_that_was_lost_is_no_loss(gcs: Emulator, folder: str) -> None:

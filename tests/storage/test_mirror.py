@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from itune.storage.workdir import EXIT_NOT_PUSHED, Workdir, local_copy, open_wor
 from itune.training.checkpoint import verify, write_digests
 from itune.training.lock import lock
 from tests.gcs import Emulator
+from tests.storage.conftest import ours
 
 KEEP = 2
 ITEMS = ("meta/metadata", "state/manifest.ocdbt", "state/d/a1", "state/d/b2")
@@ -144,6 +147,61 @@ def test_killed_before_any_write_it_goes_on_from_a_whole_checkpoint(gcs: Emulato
         if not died:
             break
     assert last == 6 and deaths > 10
+
+
+def test_a_checkpoint_counts_after_its_data_came_and_before_any_goes(gcs: Emulator, folder: str) -> None:
+    """4 is saved twice, 2 is given up, and in the end all is set aside."""
+    url, data = gcs.url(folder), f"{folder}/checkpoints/{{}}/"
+    at = lambda method, start: [n for n, (m, name) in enumerate(gcs.requests) if m == method and start in name]  # noqa: E731
+    with run(url) as (here, workdir):
+        for step, text in ((2, ""), (4, ""), (4, "anew"), (6, "")):
+            save(here, step, text)
+            gcs.requests.clear()
+            workdir._mirror.push((step, None))  # type: ignore[attr-defined]
+            (committed,) = at("POST", f"{folder}/{copy.marker(step)}")
+            assert committed > max(at("POST", data.format(step))) and len(at("POST", data.format(step))) == len(ITEMS)
+            withdrawn = at("DELETE", f"{folder}/{copy.marker(step)}")
+            assert len(withdrawn) == (text == "anew") and all(n < min(at("POST", data.format(step))) for n in withdrawn)
+        (gone,) = at("DELETE", f"{folder}/{copy.marker(2)}")
+        assert gone < min(at("DELETE", data.format(2))) and len(at("DELETE", data.format(2))) == len(ITEMS)
+        workdir.finish(0)
+    gcs.requests.clear()
+    with run(url, resume=False) as (here, workdir):
+        apart = f"{folder}/previous-1/checkpoints/"
+        markers, copied = at("POST", f"/{apart}digests/"), at("POST", f"/{apart}")
+        assert len(markers) == 2 and copied[-2:] == markers and len(copied) == 2 + 2 * len(ITEMS)
+        gone = [name for method, name in gcs.requests if method == "DELETE" and "/checkpoints/" in name]
+        assert ["digests" in name for name in gone] == [True] * 2 + [False] * 2 * len(ITEMS)
+
+
+@pytest.mark.parametrize("how", ["finished", "interrupted", "failed", "forgotten"])
+def test_no_thread_outlives_a_run_whose_bucket_is_dead(gcs: Emulator, folder: str, how: str) -> None:
+    """The fixture looks for them, too: here they are gone before the bucket comes back."""
+    raised = {"interrupted": KeyboardInterrupt, "failed": ValueError}.get(how)
+    with contextlib.nullcontext() if raised is None else pytest.raises(raised), run(gcs.url(folder)) as (here, workdir):
+        gcs.fault = lambda method, name: 503
+        save(here, 2)
+        workdir.saved(2)
+        if raised is not None:
+            raise raised
+        if how == "finished":
+            assert workdir.finish(75) == 75
+    for thread in ours():
+        thread.join(30)
+    assert not ours()
+
+
+def test_a_dead_bucket_is_waited_for_once_and_not_for_each_file(gcs: Emulator, folder: str) -> None:
+    begun = threading.Semaphore(0)
+
+    def fails() -> None:
+        begun.release()
+        time.sleep(0.02)
+        raise UserError("out of reach")
+
+    with pytest.raises(UserError, match="out of reach"):
+        copy.in_parallel([fails] * 1000)
+    assert sum(begun.acquire(blocking=False) for _ in range(1000)) < 1000
 
 
 def test_the_same_machine_goes_on_from_what_it_had_not_pushed(gcs: Emulator, folder: str, machine) -> None:

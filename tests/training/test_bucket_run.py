@@ -46,16 +46,6 @@ def lines(text: bytes | str) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in CLOCK} for line in found if "loss" in line]
 
 
-def another_machine(world: World, name: str) -> None:
-    """Its cache is its own, but for what was prepared."""
-    cache = world.folder / name
-    cache.mkdir()
-    for path in (world.folder / "cache").iterdir():
-        if path.name != "runs":
-            (cache / path.name).symlink_to(path)
-    world.cache = cache
-
-
 def test_killed_and_gone_on_with_elsewhere_it_is_the_undisturbed_run(
     world: World, served: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +61,7 @@ def test_killed_and_gone_on_with_elsewhere_it_is_the_undisturbed_run(
 
     code, err = ended(train(world, url, "--gin.LearningRateConfig.peak=0.5"))
     assert code == 2 and f"{names.local_folder(url).name}: holds a run with learning_rate.peak" in err
-    another_machine(world, "other")
+    world.cache = world.another_cache("other")
     served.age(f"exp/run/{NAME}", 100)
     code, err = ended(train(world, url))
     assert code == 0, err
