@@ -34,7 +34,7 @@ from itune.training.resume import (
 from itune.training.run import Started, end_run, start_run, timed
 from itune.training.session import Session
 from itune.training.setup import plan_record
-from itune.training.signals import EXIT_REFUSED, Stopped, StopRequest, stop_on_signals
+from itune.training.signals import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_REFUSED, Stopped, StopRequest, stop_on_signals
 from itune.training.step import TrainState
 
 T = TypeVar("T")
@@ -65,8 +65,8 @@ def train(
             code = _run(config, config.folder, resume, show_text, allow_remote_tracker, session, stop, workdir)
         except Stopped as stopped:
             code = stopped.exit_code
-            if code != EXIT_REFUSED:
-                say(session.console, "Stopped. The same command goes on from the newest checkpoint.")
+        if code in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
+            say(session.console, "Stopped. The same command goes on from the newest checkpoint.")
         return session.peers.on_main(lambda: workdir.finish(code))
 
 

@@ -141,7 +141,7 @@ def test_ctrl_c_saves_one_step_of_a_run_and_ends_all(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=240)
     assert process.returncode == EXIT_INTERRUPTED, said
-    assert not any(alive(pid) for pid in pids)
+    wait_until(lambda: not any(alive(pid) for pid in pids))
     assert "goes on from the newest checkpoint" in said and "Traceback" not in said
     (saved,) = (int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
     assert saved == max(world.losses("run")) < 2000
