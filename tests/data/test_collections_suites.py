@@ -45,11 +45,13 @@ Options:
 A: Let's think step by step.
 That is 1. So the answer is (A)."""
 
-EXEMPLARS = """MGSM_EXEMPLARS = {
+EXEMPLARS = """EXEMPLAR_NUMBER_ANSWERS = [5, 3, 0, 0, 0, 0, 0, 0, 0, 4]
+MGSM_EXEMPLARS = {
     "de": {
-        "2": {"q": "Frage: Zwei Äpfel und einer?", "a": "Schritt: 2+1=3. Die Antwort ist 3.", "number_answer": 3},
-        "10": {"q": "Frage: Vier?", "a": "Schritt: Die Antwort ist 4.", "number_answer": 4},
+        "2": {"q": "Frage: Zwei Äpfel und einer?", "a": "Schritt: 2+1=3. Die Antwort ist 3."},
+        "10": {"q": "Frage: Vier?", "a": "Schritt: Die Antwort ist 4."},
     },
+    "zh": {"1": {"q": "问题：五？", "a": "逐步解答：答案是 5。"}},
 }
 raise SystemExit("this is never run")
 """
@@ -144,6 +146,13 @@ def test_mgsm(tmp_path):
     )
     direct, _ = rows("suite_mgsm/de_direct", 1)
     assert direct["prompt"] == "Frage: Zwei Äpfel und einer?\nSchritt: 3\n\nFrage: Wie viele?\nSchritt:"
+    (tmp_path / "only_zh").mkdir()
+    (tmp_path / "only_zh" / "mgsm_zh.tsv").write_text("几？\t1\n")
+    (tmp_path / "only_zh" / "exemplars.py").write_text(EXEMPLARS)
+    mgsm_tasks(tmp_path / "only_zh", name="suite_mgsm_zh")
+    chinese = {name: rows(f"suite_mgsm_zh/{name}")[0]["prompt"] for name in ("zh", "zh_direct")}
+    assert chinese["zh"] == "问题：五？\n逐步解答：答案是 5。\n\n问题：几？\n逐步解答："
+    assert chinese["zh_direct"] == "问题：五？\n逐步解答：5\n\n问题：几？\n逐步解答："
     found = {asked: reasoning("suite_mgsm", asked) for asked in ("", "on", "off")}
     assert found == {"": ["suite_mgsm/de"], "on": ["suite_mgsm/de"], "off": ["suite_mgsm/de_direct"]}
     assert reasoning("suite_mgsm_direct", "on") == ["suite_mgsm/de"]
@@ -151,6 +160,10 @@ def test_mgsm(tmp_path):
     mgsm_tasks(tmp_path, name="suite_mgsm2")
     with pytest.raises(UserError, match="MGSM_EXEMPLARS has none of 'sw'"):
         rows("suite_mgsm2/sw")
+    (tmp_path / "exemplars.py").write_text(EXEMPLARS.partition("\n")[2])
+    mgsm_tasks(tmp_path, name="suite_mgsm3")
+    with pytest.raises(UserError, match=r"exemplars.py: has no EXEMPLAR_NUMBER_ANSWERS"):
+        rows("suite_mgsm3/de")
 
 
 def test_tydiqa(tmp_path):

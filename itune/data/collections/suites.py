@@ -198,31 +198,41 @@ def _mgsm_rows(path: Path, source: Path, language: str, shots: int, cot: bool) -
     exemplars = mgsm_exemplars(source).get(language)
     if not exemplars:
         raise UserError(f"{source}: MGSM_EXEMPLARS has none of {language!r}")
-    chosen = [exemplars[key] for key in sorted(exemplars, key=int)][:shots]
-    # "Question: Roger has ..." and "Step-by-Step Answer: Roger ...": the language's own words before the colon.
-    ask, reply = (re.match(r"[^:：]*[:：]", chosen[0][side]) for side in ("q", "a"))
+    chosen = exemplars[:shots]
+    # "Question: Roger has ..." and "Step-by-Step Answer: Roger ...": the language's own words before the colon, and
+    # whether a blank follows it.
+    ask, reply = (re.match(r"[^:：]*[:：] *", one) for one in chosen[0][:2])
     if ask is None or reply is None:
         raise UserError(f"{source}: the exemplars of {language!r} do not begin with a word and a colon")
-    replies = [one["a"] if cot else f"{reply[0]} {one['number_answer']}" for one in chosen]
-    shown = [f"{one['q']}\n{said}" for one, said in zip(chosen, replies, strict=True)]
+    shown = [f"{asked}\n{said if cot else reply[0] + number}" for asked, said, number in chosen]
     for line in _text(path).splitlines():
         question, tab, answer = line.partition("\t")
         if not tab:
             raise UserError(f"{path}: a line is a question, a tab and an answer; found {line[:40]!r}")
-        prompt = _prompt("", shown, f"{ask[0]} {question}\n{reply[0]}")
-        yield _row(prompt, answer.strip(), own=question, following=ask[0])
+        prompt = _prompt("", shown, f"{ask[0]}{question}\n{reply[0].rstrip()}")
+        yield _row(prompt, answer.strip(), own=question, following=ask[0].rstrip())
 
 
-def mgsm_exemplars(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """MGSM_EXEMPLARS of the owners' Python file, read and not run. Raises: UserError."""
+def mgsm_exemplars(path: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """{language: [(question, answer, its number)]} of the owners' Python file, read and not run: MGSM_EXEMPLARS, and
+    EXEMPLAR_NUMBER_ANSWERS, which all languages share. Raises: UserError."""
+    names = ("MGSM_EXEMPLARS", "EXEMPLAR_NUMBER_ANSWERS")
     try:
-        for node in ast.parse(_text(path)).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MGSM_EXEMPLARS":
-                found = ast.literal_eval(node.value)
-                return {str(k): {str(n): one for n, one in v.items()} for k, v in found.items()}
-    except (SyntaxError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: MGSM_EXEMPLARS cannot be read ({error})") from None
-    raise UserError(f"{path}: has no MGSM_EXEMPLARS")
+        said = {
+            node.targets[0].id: ast.literal_eval(node.value)
+            for node in ast.parse(_text(path)).body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names
+        }
+        for name in names:
+            if name not in said:
+                raise UserError(f"{path}: has no {name}")
+        texts, numbers = (said[name] for name in names)
+        return {
+            language: [(found[key]["q"], found[key]["a"], str(numbers[int(key) - 1])) for key in sorted(found, key=int)]
+            for language, found in texts.items()
+        }
+    except (SyntaxError, ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: {names[0]} cannot be read ({type(error).__name__}: {error})") from None
 
 
 def tydiqa_tasks(folder: str | Path, *, name: str = "tydiqa", shots: int = 1) -> list[str]:
