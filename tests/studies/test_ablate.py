@@ -191,7 +191,6 @@ def test_a_study_that_can_not_be_is_one_line(studied: Studied, given: str, said:
     assert done.returncode == 2 and len(errors) == 1 and said in errors[0], done.stderr[-2000:]
 
 
-@pytest.mark.slow
 def test_who_stopped_early_is_said(studied: Studied) -> None:
     """Nothing is better by 100 nats: at the second evaluation of six steps each run ends."""
     often = ("TRAIN_STEPS=6", "EvalConfig.every=1", "EvalConfig.patience=1", "EvalConfig.min_gain=100.0")
@@ -206,6 +205,7 @@ def test_who_stopped_early_is_said(studied: Studied) -> None:
         ), arm
 
 
+@pytest.mark.slow
 def test_processes_share_a_study(studied: Studied) -> None:
     """Two at once, as a Slurm array or a JobSet starts them; each takes its runs, the last one writes all answers."""
     out = studied.folder / "shared"
