@@ -217,13 +217,21 @@ def _counts(worse: int, better: int) -> Sequence[tuple[int, str]]:
 def _sentence(answer: Answer, verdict: Verdict, group: str, measure: Measure) -> str:
     e = verdict.effect
     low, high = e.interval
-    between = f"interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval with one seed"
+    between = f"interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else f"no interval {_why_none(e)}"
     mark = ", beyond noise" if verdict.significant else ", within noise" if math.isfinite(low) else ""
     most = ""
     if verdict.significant and len(answer.by_task) > 1:
         task, found = max(answer.by_task.items(), key=lambda item: item[1].estimate * math.copysign(1, e.estimate))
         most = f"; the most on {task} ({found.estimate:+.3f})"
-    does = "raises" if e.estimate > 0 else "lowers"
+    does = "raises" if e.estimate > 0 else "lowers" if e.estimate < 0 else "changes"
     what = f"{does} the {measure.words} on the {group} tasks by {measure.say(abs(e.estimate))}"
     left = f" Left out: {'; '.join(answer.notes)}." if answer.notes else ""
     return f"{answer.arm.name}: {what} ({between}{most}){mark}.{left}"
+
+
+def _why_none(e: Effect) -> str:
+    if e.seeds < 2:
+        return "with one seed"
+    if e.tasks_sampled and e.tasks < 2:
+        return "with one task, for StudyConfig.tasks_sampled"
+    return "where every difference is the same"

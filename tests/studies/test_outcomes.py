@@ -97,6 +97,27 @@ def test_nothing_is_significant_under_five_seeds(study: Study) -> None:
     assert lines[-2] == "rank=4: cannot be compared with the base: seeds 0, 1, 2, 3, 4 not run."
 
 
+@pytest.mark.parametrize(
+    ("seeds", "sampled", "said"),
+    [
+        (1, False, "with one seed"),
+        (2, False, "where every difference is the same"),
+        (2, True, "with one task, for Stud"),
+    ],
+)
+def test_why_there_is_no_interval(study: Study, seeds: int, sampled: bool, said: str) -> None:
+    study = dataclasses.replace(study, config=dataclasses.replace(study.config, tasks_sampled=sampled))
+    for seed in range(seeds):
+        for arm in (0, 1):
+            folder = write(study, arm, seed)
+            write_losses(
+                folder / "losses.jsonl", [], [ExampleLoss(group="held_out", task="a", id="0", nll=1, tokens=1)]
+            )
+    (line,) = [line for line in summary(study, answers(study, outcomes(study))) if line.startswith("rank=2: ")]
+    changes = "changes the loss on the held-out tasks by 0.000 nats per target token"
+    assert line.startswith(f"rank=2: {changes} (no interval {said}")
+
+
 def test_gaps_are_told(study: Study) -> None:
     for seed in study.config.seeds:
         write(study, 0, seed)
