@@ -55,11 +55,12 @@ class Proposal:
 
 
 def mixtures(study: Study, found: Mapping[str, Outcome], runs: Runs) -> Mixtures:
-    """Of the arms that differ from the base in nothing but their mixture. The tasks of EvalConfig.unseen are not
-    looked at."""
+    """Of the arms that differ from the base in nothing but their mixture, and in the steps that hold
+    StudyConfig.held_equal. The tasks of EvalConfig.unseen are not looked at."""
     asked = {name: _asked(by_seed) for name, by_seed in runs.items() if by_seed}
     base = asked.get(study.base.name, {})
-    same = {a.name for a in study.arms if all(k.startswith("DataConfig.") for k in _differs(study, a.name))}
+    mixture = ("DataConfig.",) if study.config.held_equal == "steps" else ("DataConfig.", "TrainConfig.steps")
+    same = {a.name for a in study.arms if all(k.startswith(mixture) for k in difference(study.base.config, a.config))}
     arms = [name for name in asked if name in same and set(asked[name]) == set(base)]
     by_scale: dict[tuple[float, ...], list[str]] = {}
     for task, share in base.items():
@@ -86,11 +87,6 @@ def _asked(by_seed: Mapping[int, RunFiles]) -> dict[str, float]:
     plan = next(iter(by_seed.values())).plan
     tasks = (plan.get("summary") or {}).get("tasks") or {}
     return {task: number(row.get("share_asked")) or 0.0 for task, row in tasks.items()}
-
-
-def _differs(study: Study, name: str) -> Sequence[str]:
-    arm = next(a for a in study.arms if a.name == name)
-    return list(difference(study.base.config, arm.config))
 
 
 def fit(m: Mixtures) -> tuple[np.ndarray, np.ndarray, float, int]:

@@ -186,7 +186,10 @@ def finish(study: Study, console: Console) -> int:
 
 
 def say_proposal(study: Study) -> None:
-    """Prints what `itune.studies.propose` makes of the runs that are done."""
+    """Prints what `itune.studies.propose` makes of the runs that are done. Raises: as `equalise`."""
+    # An arm's runs lie under the steps that hold its unit equal.
+    console = Console(stderr=True)
+    study, _ = equalise(study, lambda line: say(console, line))
     study = dataclasses.replace(study, config=dataclasses.replace(study.config, measure="loss"))
     for line in write_proposal(study, outcomes(study)):
         print(line)

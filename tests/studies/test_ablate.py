@@ -191,6 +191,25 @@ def test_a_study_that_can_not_be_is_one_line(studied: Studied, given: str, said:
     assert done.returncode == 2 and len(errors) == 1 and said in errors[0], done.stderr[-2000:]
 
 
+@pytest.mark.slow
+def test_a_proposal_looks_at_arms_of_other_steps(studied: Studied) -> None:
+    words = [
+        "--workdir=mixed",
+        "--gin.StudyConfig.seeds=(0,)",
+        "--gin.StudyConfig.leave_out=()",
+        "--gin.TRAIN_STEPS=20",
+    ]
+    words += ["--gin.StudyConfig.random_mixtures=3", "--gin.StudyConfig.mix=('toy/add',)"]
+    words += ["--gin.StudyConfig.held_equal='supervised_tokens'"]
+    done = studied.ablate(*words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    arms = json.loads((studied.folder / "mixed" / "study.json").read_text())["arms"]
+    assert {arm["amounts"]["steps"] for arm in arms.values()} > {20}
+    proposed = studied.ablate(*words, "--propose")
+    assert proposed.returncode == 0 and proposed.stdout, proposed.stderr[-2000:]
+    assert "runs that are done are of" not in proposed.stdout, "four mixtures were run, and two groups need as many"
+
+
 def test_who_stopped_early_is_said(studied: Studied) -> None:
     """Nothing is better by 100 nats: at the second evaluation of six steps each run ends."""
     often = ("TRAIN_STEPS=6", "EvalConfig.every=1", "EvalConfig.patience=1", "EvalConfig.min_gain=100.0")
