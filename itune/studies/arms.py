@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from itune.config import parse, resolve
@@ -104,7 +105,7 @@ def _arms(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str
 
 def _left_out(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     for task in config.leave_out:
-        factors = {task: 0.0} | {name: by for name, by in base.data.rate_factors.items() if name != task}
+        factors = {task: 0.0} | _other_factors(base, (task,))
         yield f"without {task}", (f"DataConfig.rate_factors={factors!r}",)
 
 
@@ -118,8 +119,13 @@ def _mixtures(config: StudyConfig, base: RunConfig) -> Iterator[tuple[str, tuple
     for number in range(1, config.random_mixtures + 1):
         drawn = random.Random(number)
         factors = {name: round(2 ** drawn.gauss(0.0, 1.0), 3) for name in config.mix}
-        rest = {name: by for name, by in base.data.rate_factors.items() if name not in factors}
-        yield f"mixture {number}", (f"DataConfig.rate_factors={factors | rest!r}",)
+        yield f"mixture {number}", (f"DataConfig.rate_factors={factors | _other_factors(base, config.mix)!r}",)
+
+
+def _other_factors(base: RunConfig, patterns: Sequence[str]) -> dict[str, float]:
+    """The base's, of what the patterns do not name: a task's own name would go before its pattern."""
+    own = base.data.rate_factors
+    return {name: by for name, by in own.items() if not any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def _along(config: StudyConfig) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -52,6 +52,18 @@ def test_arms_are_the_base_and_what_differs_from_it(study, tmp_path: Path) -> No
     assert len({arm.digest for arm in found.arms}) == 6
 
 
+def test_a_factor_of_a_name_does_not_outlive_the_pattern_that_is_left_out_or_mixed(study) -> None:
+    found = study("""
+        DataConfig.rate_factors = {'clinic/qa/dose': 2.0, 'clinic/extract/*': 3.0}
+        StudyConfig.leave_out = ('clinic/qa/*',)
+        StudyConfig.random_mixtures = 1
+        StudyConfig.mix = ('clinic/qa/*',)
+    """)
+    without, mixed = (arm.config.data.rate_factors for arm in found.arms[1:])
+    assert without == {"clinic/qa/*": 0.0, "clinic/extract/*": 3.0}
+    assert list(mixed) == ["clinic/qa/*", "clinic/extract/*"]
+
+
 def test_a_directory_is_named_by_what_is_run_and_not_by_the_arms_name(study) -> None:
     first = study("StudyConfig.arms = {'a': ('LearningRateConfig.peak=1e-4',)}").arms[1]
     same = study("StudyConfig.arms = {'b': ('LearningRateConfig.peak=1e-4',)}").arms[1]
