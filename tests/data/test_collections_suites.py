@@ -98,11 +98,12 @@ def test_mmlu(tmp_path):
         rows("suite_mmlu/world_religions", 6)
     task = registry.get("suite_mmlu/world_religions")
     assert tuple(task.splits) == ("validation",), "nothing to train on"
-    write_csv(tmp_path / "dev" / "virology_dev.csv", [["q", "1", "2", "3", "4", "E"]])
     write_csv(tmp_path / "test" / "virology_test.csv", [asked])
     mmlu_tasks(tmp_path, name="suite_mmlu2")
-    with pytest.raises(UserError, match=r"virology_dev.csv: a row is a question, four options"):
-        rows("suite_mmlu2/virology")
+    for answer in ("E", "AB", ""):
+        write_csv(tmp_path / "dev" / "virology_dev.csv", [["q", "1", "2", "3", "4", answer]])
+        with pytest.raises(UserError, match=r"virology_dev.csv: a row is a question, four options"):
+            rows("suite_mmlu2/virology")
     with pytest.raises(UserError, match=r"no test/<subject>_test.csv in it"):
         mmlu_tasks(tmp_path / "dev")
 

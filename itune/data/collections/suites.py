@@ -86,7 +86,7 @@ def _mmlu_rows(subject: str, path: Path, dev: Path, shots: int) -> Iterator[Row]
 
 
 def _mmlu_question(row: Sequence[str], where: str) -> tuple[str, str]:
-    if len(row) != 6 or row[5].strip() not in LETTERS:
+    if len(row) != 6 or row[5].strip() not in tuple(LETTERS):
         raise UserError(f"{where}: a row is a question, four options and A, B, C or D; found {len(row)} columns")
     lines = [row[0].strip(), *(f"{letter}. {option}" for letter, option in zip(LETTERS, row[1:5], strict=True))]
     return "\n".join([*lines, "Answer:"]), row[5].strip()
