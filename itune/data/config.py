@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-PROMPT_FORMATS = ("plain", "chat", "seq2seq")
+PROMPT_FORMATS = ("plain", "chat", "seq2seq", "continued")
 CONVERTERS = ("causal", "prefix_lm", "encoder_decoder")
 CONTAMINATION = ("off", "report", "drop", "stop")
 RATE_UNITS = ("examples", "tokens", "supervised_tokens")
@@ -30,8 +30,9 @@ class DataConfig:
       supervised_per_row: T, supervised tokens a row; 0 chooses the smallest that costs under 1 % of fill.
       segments_per_row: S, examples a row at most; 0 chooses from the lengths.
       window: examples planned and packed together.
-      prompt_format: "plain" (inputs, a newline, targets, EOS), "chat" (the tokenizer's own chat template) or "seq2seq"
-        (inputs, EOS, targets, EOS: an encoder-decoder's).
+      prompt_format: "plain" (inputs, a newline, targets, EOS), "chat" (the tokenizer's own chat template), "seq2seq"
+        (inputs, EOS, targets, EOS: an encoder-decoder's) or "continued" (inputs, a blank, targets, EOS: as test suites
+        have it; options are ranked without EOS).
       variants: V keyed renderings of each example (template choice) written by prepare.
       prepare_seed: keys the renderings. The run's seed never reaches prepare, so seeds share shards.
       rates: rates that replace the mixture's, by task name, pattern, cluster or source data set: {"clinic/*": 2.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import string
 from collections.abc import Iterable, Mapping, Sequence
 
 from itune.data.keyed import key64
@@ -27,6 +28,7 @@ class Niv2Layout:
         over where that is used.
       shots: how many of the task's positive examples are shown, where it has so many besides the query.
       in_order: the first of them as they stand in the file; else which and in what order is keyed by the row.
+      full_stops: definition, inputs and the examples' outputs end in one where they end in no punctuation.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Niv2Layout:
     example: str = "Input: {input}\nOutput: {output}"
     shots: int = 0
     in_order: bool = False
+    full_stops: bool = False
 
     def __post_init__(self) -> None:
         if self.shots < 0:
@@ -64,8 +67,15 @@ LAYOUTS = (
     Niv2Layout(id="two_shot_explained", prompt=_SPELT, example=_NUMBERED + "\nWhy: {explanation}", shots=2),
     Niv2Layout(id="definition_labelled", prompt="Definition: {definition}\n\nInput: {input}\nOutput:"),
 )
-# What the paper evaluates with: the definition and the first two examples.
-OFFICIAL = Niv2Layout(id="first_two", prompt=_SPELT, example=_NUMBERED, shots=2, in_order=True)
+# What Tk-Instruct is evaluated with (Wang et al. 2022): the definition and the first two examples, in its words.
+OFFICIAL = Niv2Layout(
+    id="first_two",
+    prompt="Definition: {definition}\n\n{examples}Now complete the following example -\nInput: {input}\nOutput:",
+    example=" Positive Example {number} -\nInput: {input}\n Output: {output}",
+    shots=2,
+    in_order=True,
+    full_stops=True,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,9 +115,10 @@ class Niv2Template:
         prompts = read_prompts(self.path)
         outputs: list[str] = json.loads(row["references"])
         shown = [self._example(n, e) + "\n\n" for n, e in self._examples(prompts.examples, row, key)]
+        which = 0 if self.layout.in_order else _pick(key, "definition") % len(prompts.definitions)
         texts = {
-            "definition": prompts.definitions[_pick(key, "definition") % len(prompts.definitions)],
-            "input": row["input"].strip(),
+            "definition": self._ended(prompts.definitions[which]),
+            "input": self._ended(row["input"].strip()),
             "output": outputs[_pick(key, "output") % len(outputs)],
         }
         while True:
@@ -128,7 +139,11 @@ class Niv2Template:
 
     def _example(self, number: int, example: Mapping[str, str]) -> str:
         texts = {name: text.strip() for name, text in example.items()}
+        texts |= {name: self._ended(texts[name]) for name in ("input", "output")}
         return self.layout.example_template.render({"number": str(number)} | texts)[0]
+
+    def _ended(self, text: str) -> str:
+        return text + "." if self.layout.full_stops and text[-1:] not in string.punctuation else text
 
 
 def _pick(key: int, what: str) -> int:

@@ -3,6 +3,7 @@
     plain   [inputs "\\n"] [targets EOS], behind BOS where the tokenizer begins every text with it
     seq2seq [inputs EOS] [targets EOS], of an encoder-decoder
     chat    [the tokenizer's own template around the inputs, up to where the reply begins] [targets, end of turn]
+    continued [inputs] [" targets" EOS]: a text that goes on, such as "Answer:" and " B", for questions alone
 
 and of a conversation, with each of its replies that is to be learnt:
 
@@ -66,10 +67,14 @@ def render_spans(
             raise BadRecord("its targets are empty")
         if not chat:
             prompt = _without_eos(inputs, tokenizer.eos_id) + _separator(tokenizer, prompt_format)
+            if prompt_format == "continued":
+                reply = _continuation(tokenizer, inputs_text, targets_text)
             return _plain_spans(tokenizer, [(prompt, [*reply, tokenizer.eos_id])])
         turns = (Turn(role=USER, text=inputs_text), Turn(role=ASSISTANT, text=targets_text))
     if chat:
         return chat_spans(tokenizer, turns)
+    if prompt_format == "continued":
+        raise UserError("prompt_format='continued' is for questions with an answer, and this is a conversation")
     return _plain_spans(tokenizer, [*_plain_parts(tokenizer, turns, _separator(tokenizer, prompt_format))])
 
 
@@ -91,8 +96,16 @@ def _is_chat(prompt_format: str) -> bool:
 
 
 def _separator(tokenizer: PromptTokenizer, prompt_format: str) -> list[int]:
-    """What ends a prompt. One token, so that a prompt that is cut keeps it."""
+    """What ends a prompt. One token, so that a prompt that is cut keeps it; none before a reply that goes on."""
+    if prompt_format == "continued":
+        return []
     return [tokenizer.eos_id] if prompt_format == "seq2seq" else tokenizer.encode("\n")
+
+
+def _continuation(tokenizer: PromptTokenizer, inputs_text: str, targets_text: str) -> list[int]:
+    """The ids of a blank and the targets, behind the inputs: a tokenizer may mark where a text begins."""
+    whole = tokenizer.encode(f"{inputs_text} {targets_text.lstrip()}")
+    return whole[len(tokenizer.encode(inputs_text)) :]
 
 
 def _plain_parts(

@@ -81,7 +81,7 @@ class Examples:
         data = config.data
         if self.mixture and not self.gin_files:
             data = dataclasses.replace(data, split=config.evaluation.split)  # nothing is trained on
-        if opened.checkpoint is not None:
+        if opened.checkpoint is not None and data.prompt_format != "continued":
             data = dataclasses.replace(data, prompt_format=opened.prompt_format)  # as it was tuned
         return dataclasses.replace(config, data=data, weights=opened.weights)
 

@@ -2,7 +2,8 @@
 
 An example's options are those of its row (a field "options", a JSON list) if its target is one of them; else, where the
 targets of its task and template are few, those targets. Scored as they are trained on: in the run's prompt format, the
-end of the reply included, so that an option that begins another is no likelier for it. Four ways to compare:
+end of the reply included, so that an option that begins another is no likelier for it; without it where the prompt
+format is "continued", as test suites have it. Four ways to compare:
 
   rank_accuracy                 the log-probability of the whole option
   rank_accuracy_norm            divided by its tokens (Brown et al. 2020)
@@ -86,7 +87,7 @@ def rank(
     classes = {k: classes_of(reader.record(k, r) for r in range(min(n, LOOKED_AT))) for k, n in sizes.items()}
     pairs: list[Pair] = []
     chosen: list[tuple[Question, Record, tuple[str, ...], bool, list[list[int]], str]] = []
-    empty = render_prompt(tokenizer, "", prompt_format)
+    empty = render_prompt(tokenizer, "", prompt_format) or [tokenizer.eos_id]
     for q in questions:
         record = reader.record(q.segment.task, q.segment.record)
         options, shared = options_of(record, classes[q.segment.task])
@@ -154,7 +155,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _reply(tokenizer: Tokenizer, prompt_format: str, text: str) -> list[int]:
-    """The supervised tokens of an example with this target; [] if it can't be one."""
+    """The supervised tokens of an example with this target; [] if it can't be one. Of "continued", without the end."""
     try:
         spans = render_spans(
             tokenizer,
@@ -166,7 +167,8 @@ def _reply(tokenizer: Tokenizer, prompt_format: str, text: str) -> list[int]:
         )
     except BadRecord:
         return []
-    return [int(i) for span in spans if span.supervised for i in span.ids]
+    ids = [int(i) for span in spans if span.supervised for i in span.ids]
+    return ids[:-1] if prompt_format == "continued" else ids
 
 
 def rank_metrics(ranked: Sequence[Ranked]) -> dict[str, float]:

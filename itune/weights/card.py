@@ -98,6 +98,7 @@ def _prompting(config: Mapping[str, Any]) -> list[str]:
         "plain": [
             'The prompt is the instruction and a newline; the reply ends with EOS: `"Explain what a fever is.\\n"`.'
         ],
+        "continued": ["The reply goes on where the prompt ends, behind a blank; it ends with EOS."],
         "chat": [
             "Prompts go through the tokenizer's chat template; a reply ends with its turn: "
             '`tokenizer.apply_chat_template([{"role": "user", "content": "Explain what a fever is."}], '

@@ -343,6 +343,18 @@ def test_a_single_turn_is_a_conversation_of_one(tmp_path: Path, prompt_format: s
     assert alone[0].ids.tolist() == render_prompt(tokenizer, "2+2?", prompt_format)
 
 
+def test_a_text_that_goes_on_has_a_blank_before_its_answer(tmp_path: Path) -> None:
+    """The ids are those of the text as a whole, so that generation begins where an exemplar's answer does."""
+    tokenizer = model(tmp_path, None)
+    spans = spans_of(tokenizer, "continued", inputs_text="Answer:", targets_text="4")
+    assert read(tokenizer, spans) == [("inputs", False, "Answer:"), ("targets", True, " 4<eos>")]
+    assert flat(spans)[:-1] == tokenizer.encode("Answer: 4")
+    assert render_prompt(tokenizer, "Answer:", "continued") == spans[0].ids.tolist()
+    assert stop_id(tokenizer, "continued") == tokenizer.eos_id
+    with pytest.raises(UserError, match="prompt_format='continued' is for questions with an answer"):
+        spans_of(tokenizer, "continued", TALK)
+
+
 def test_plain_conversations_are_labelled_text_with_an_end_after_each_reply(tmp_path: Path) -> None:
     tokenizer = model(tmp_path, None)
     found = read(tokenizer, spans_of(tokenizer, "plain", TALK))

@@ -244,8 +244,9 @@ GOLDEN = {
         "Example 2\nInput: Dull.\nOutput: no\nWhy: Dull is bad.\n\nInput: Review 1.\nOutput:"
     ),
     "first_two": (
-        "Task: Say whether the review likes the film.\n\nExample 1\nInput: A joy.\nOutput: yes\n\n"
-        "Example 2\nInput: Dull.\nOutput: no\n\nInput: Review 1.\nOutput:"
+        "Definition: Say whether the review likes the film.\n\n Positive Example 1 -\nInput: A joy.\n Output: yes.\n\n"
+        " Positive Example 2 -\nInput: Dull.\n Output: no.\n\nNow complete the following example -\nInput: Review 1.\n"
+        "Output:"
     ),
 }
 
@@ -266,7 +267,7 @@ def test_as_many_examples_as_an_evaluation_asks_for(folder: Path) -> None:
             prompts_of = {template.with_shots(shots).render(ROW, key)[0] for key in range(20)}
             (prompt,) = prompts_of
             assert template.with_shots(shots).id == template.id and prompt.count("Output:") == shots + 1
-            assert prompt.startswith("Task: Say whether the review likes the film.\n\n")
+            assert prompt.startswith("Definition: Say whether the review likes the film.\n\n")
             if shots == 2:
                 assert prompt == GOLDEN["first_two"]
 

@@ -79,6 +79,30 @@ def test_what_is_scored_and_in_which_order(tmp_path):
     ]
 
 
+def test_an_option_that_goes_on_is_ranked_without_an_end(tmp_path):
+    """As MMLU's owners do: " A" behind "Answer:"; nothing stands before it where there is no question."""
+    tokenizer = Tokenizer.from_folder(write_model(tmp_path / "model"))
+    asked = []
+
+    class Fake:
+        def score(self, pairs, *, check):
+            asked.extend(pairs)
+            return [Scored(-float(n), False) for n in range(len(pairs))]
+
+    texts = {"inputs_text": "q Answer:", "targets_text": "B"}
+    ids = {"inputs": tokenizer.encode("q Answer:"), "targets": tokenizer.encode("B")}
+    spans = render_spans(tokenizer, "continued", **ids, **texts)
+    options = {"options": json.dumps(list("ABCD"))}
+    row = dataclasses.replace(record(0, "B", **options), spans=spans)
+    segment = Segment(task=0, record=0, epoch=0, num_inputs=len(spans[0].ids), num_targets=len(spans[1].ids))
+    question = Question(group="held_out", task="a", segment=segment, truncate_side="right")
+    (found,) = rank([question], {0: 1}, MemoryReader([[row]]), tokenizer, "continued", Fake(), lambda: None)
+    letters = [tokenizer.encode(f"Answer: {letter}")[len(tokenizer.encode("Answer:")) :] for letter in "ABCD"]
+    assert asked[:4] == [(ids["inputs"], letter) for letter in letters]
+    assert [reply for _, reply in asked[4:]] == letters and all(context for context, _ in asked[4:])
+    assert found.options == tuple("ABCD") and found.target == 1 and found.tokens == tuple(map(len, letters))
+
+
 def test_the_four_ways_to_compare_can_differ():
     rows = [
         ranked(0, [-3.0, -2.0], tokens=(3, 1), unconditional=(-4.0, -1.0)),  # right by length and by prior
