@@ -196,7 +196,11 @@ def rank_metrics(ranked: Sequence[Ranked]) -> dict[str, float]:
     out |= {"rank_macro_f1/low": low, "rank_macro_f1/high": high, "rank_macro_f1/of": float(len(ranked))}
     out["rank_chance"] = 100.0 * math.fsum(1 / len(r.options) for r in ranked) / len(ranked)
     if all(r.classes for r in ranked):
-        out["rank_majority"] = 100.0 * collections.Counter(right).most_common(1)[0][1] / len(ranked)
+        # By template: each may have its own words for a class.
+        words: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        for r, word in zip(ranked, right, strict=True):
+            words[r.template][word] += 1
+        out["rank_majority"] = 100.0 * sum(max(counts.values()) for counts in words.values()) / len(ranked)
     return out
 
 

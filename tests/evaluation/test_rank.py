@@ -123,6 +123,15 @@ def test_the_four_ways_to_compare_can_differ():
     assert found["rank_chance"] == pytest.approx(100 / 3) and rank_metrics([]) == {}
 
 
+def test_the_majoritys_share_is_of_classes_in_whatever_words():
+    """Nine of ten are of one class, which two templates call by other words."""
+    rows = [
+        ranked(n > 8, [-1.0, -2.0], template="ab"[n % 2], options=(("yes", "no"), ("true", "false"))[n % 2])
+        for n in range(10)
+    ]
+    assert rank_metrics(rows)["rank_majority"] == 90.0
+
+
 def test_macro_f1_is_scikit_learns_by_hand():
     rows = [ranked(t, list(np.log(p))) for t, p in ((0, (0.9, 0.1)), (0, (0.2, 0.8)), (1, (0.3, 0.7)))]
     # label a: precision 1, recall 1/2; label b: precision 1/2, recall 1: F1 2/3 each.
