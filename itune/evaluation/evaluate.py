@@ -73,12 +73,16 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A state's measurements. chat: the same examples in the model's own chat template, if that was asked for."""
+    """A state's measurements. chat: the same examples in the model's own chat template, if that was asked for.
+
+    cut: (task, examples that are too long and were cut, examples) of tasks with such.
+    """
 
     losses: tuple[ExampleLoss, ...]
     completions: tuple[Completion, ...] = ()
     chat: Snapshot | None = None
     ranked: tuple[Ranked, ...] = ()
+    cut: tuple[tuple[str, int, int], ...] = ()
 
     def loss_lines(self) -> dict[str, dict[str, dict[str, float]]]:
         """{group: {task: {"loss": nats per target token, "examples": n}}}, as metrics.jsonl has it."""
@@ -106,6 +110,7 @@ class Snapshot:
             completions=tuple(Completion(**c) for c in raw["completions"]),
             chat=cls._from_dict(raw["chat"]) if raw["chat"] else None,
             ranked=tuple(Ranked.from_dict(r) for r in raw["ranked"]),
+            cut=tuple((task, cut, of) for task, cut, of in raw.get("cut", ())),
         )
 
 
@@ -230,9 +235,12 @@ class Evaluator:
         losses = self._losses(examples, params, check)
         if not generate:
             return Snapshot(losses=losses)
-        completions = self._completions(examples, prompt_format, params, check)
+        counts = zip(examples.tasks, examples.plan.chosen, strict=True)
         return Snapshot(
-            losses=losses, completions=completions, ranked=self._ranked(examples, prompt_format, params, check)
+            losses=losses,
+            completions=self._completions(examples, prompt_format, params, check),
+            ranked=self._ranked(examples, prompt_format, params, check),
+            cut=tuple((task.name, c.truncated, c.examples) for (_, task), c in counts if c.truncated),
         )
 
     def _ranked(self, examples: _Examples, prompt_format: str, params: dict, check: Check) -> tuple[Ranked, ...]:

@@ -70,7 +70,7 @@ def _aux(chosen: list[Completion]) -> dict[str, list[float]] | None:
 def reader_notes(folder: Path, manifest: Manifest, after: Snapshot, scored: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences that a reader of the results needs: on the weights, on held out, and on what is not there and why."""
     source = notes_from_source(read_source(folder), held_out=bool(manifest.held_out))
-    return (*source, *_unmeasured(manifest, after), *metric_notes(scored))
+    return (*source, *_unmeasured(manifest, after), *_cut(after), *metric_notes(scored))
 
 
 def _unmeasured(manifest: Manifest, after: Snapshot) -> list[str]:
@@ -80,6 +80,12 @@ def _unmeasured(manifest: Manifest, after: Snapshot) -> list[str]:
     if not missing:
         return []
     return [f"Not evaluated, for none of their evaluation examples fits the lengths: {', '.join(missing)}"]
+
+
+def _cut(after: Snapshot) -> list[str]:
+    """Tasks whose examples were not measured whole: exemplars may be what a prompt has lost."""
+    cut = ", ".join(f"{task} ({n} of {of})" for task, n, of in after.cut)
+    return [f"Examples longer than TASK_FEATURE_LENGTHS or a row, and cut: {cut}"] if cut else []
 
 
 def metric_notes(scored: Mapping[str, Any]) -> tuple[str, ...]:

@@ -32,6 +32,12 @@ def test_nothing_is_said_where_nothing_is_missing(tmp_path):
     assert not [n for n in notes if "Not evaluated" in n or "Metrics of" in n]
 
 
+def test_examples_that_were_cut_are_counted(tmp_path):
+    after = Snapshot(losses=measured("a", "b").losses, cut=(("a", 2, 9),))
+    notes = reader_notes(tmp_path, manifest(["a", "b"], []), after, {"tasks": {}})
+    assert "Examples longer than TASK_FEATURE_LENGTHS or a row, and cut: a (2 of 9)" in notes
+
+
 def test_a_metric_process_that_died_is_told(tmp_path):
     scored = {"tasks": {}, "errors": {"every task": ["task metrics: signal 9"]}}
     notes = reader_notes(tmp_path, manifest(["a"], []), measured("a"), scored)
