@@ -37,7 +37,7 @@ class Generator:
         prefix_lm: bool = False,
     ):
         """batch_size: requests decoded together.  max_length: of prompt and new tokens (default: the model's own).
-        prefix_lm: see `Decoder.prefill`."""
+        prefix_lm: a decoder's prompt tokens see each other in both directions."""
         self.spec, self.params, self.batch_size = spec, params, batch_size
         self.max_length = max_length or spec.config.max_positions
         # Over a mesh every device takes as many rows as the next.

@@ -271,22 +271,6 @@ class Decoder(nnx.Module):
             bidirectional_BL=batch.bidirectional,
         )
 
-    def prefill(self, tokens_BP, length_B, room: int, compute: Compute, prefix_lm: bool = False):
-        """(hidden of the prompts' last tokens [B, D], cache with `room` more positions, the next token's position [B]).
-
-        Padding is on the right. prefix_lm: the tokens of a prompt see each other in both directions.
-        """
-        B, P = tokens_BP.shape
-        positions_BP = jnp.broadcast_to(jnp.arange(P)[None], (B, P))
-        segments_BP = (positions_BP < length_B[:, None]).astype(jnp.int32)
-        bidirectional_BP = segments_BP > 0 if prefix_lm else None
-        hidden_BPD, (k, v) = self.hidden(
-            tokens_BP, segments_BP, positions_BP, compute, bidirectional_BL=bidirectional_BP, keep_cache=True
-        )
-        # [N, B, P, G, K] -> [N, B, G, M, K]; what padding left behind is overwritten before it is ever seen.
-        widen = lambda x: jnp.pad(x.transpose(0, 1, 3, 2, 4), ((0, 0), (0, 0), (0, 0), (0, room), (0, 0)))  # noqa: E731
-        return hidden_BPD[jnp.arange(B), length_B - 1], (widen(k), widen(v)), length_B
-
     def decode(self, token_B, cache, position_B, compute: Compute):
         """One token a row -> (hidden [B, D], cache): cache is two [N, B, G, M, K], written at `position_B`.
 

@@ -260,10 +260,10 @@ class EncoderDecoder(nnx.Module):
         keys = lambda block, x, _: (x, block.cross_attention.keys_and_values(memory_BMD, compute.dtype))  # noqa: E731
         return self.decoder.loop(keys, (), jnp.arange(self.config.decoder_layers), compute)[1]
 
-    def prefill(self, tokens_BM, length_B, room: int, compute: Compute, prefix_lm: bool = False):
+    def prefill(self, tokens_BM, length_B, room: int, compute: Compute):
         """(hidden of the first prediction [B, D], cache with room for `room` more tokens, positions of the next [B]).
 
-        The encoder runs once; its keys and values are kept for every decoder layer. prefix_lm: as it is anyway.
+        The encoder runs once; its keys and values are kept for every decoder layer.
         """
         B, M = tokens_BM.shape
         segments_BM = (jnp.arange(M)[None] < length_B[:, None]).astype(jnp.int32)

@@ -82,6 +82,25 @@ def alone() -> list[Completion]:
     return [generator(1).complete([request], NEVER)[0] for request in requests()]
 
 
+@functools.cache
+def encoder_decoder(batch_size: int, mesh: bool = False) -> Generator:
+    spec = model_spec(T5)
+    weights = init_params(spec, 0, spec.paths)
+    if not mesh:
+        return Generator(spec, weights, Compute(), batch_size=batch_size)
+    laid = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    placed = {p: jax.device_put(a, param_sharding(laid, spec.axes[p], a.shape, RULES)) for p, a in weights.items()}
+    return Generator(spec, placed, Compute(mesh=laid), batch_size=batch_size)
+
+
+@functools.cache
+def encoded_alone() -> list[Completion]:
+    return [encoder_decoder(1).complete([request], NEVER)[0] for request in requests()]
+
+
+MADE = pytest.mark.parametrize("made", [generator, encoder_decoder], ids=["decoder", "encoder-decoder"])
+
+
 def same(found: list[Completion], expected: list[Completion]) -> None:
     """Token by token, but from where two scores lie within TIE of each other anything may follow."""
     compared = 0
@@ -112,37 +131,42 @@ def test_a_mesh_changes_no_completion():
     same(Generator(spec, placed, Compute(mesh=mesh), batch_size=8).complete(requests(), NEVER), alone())
 
 
-def test_seeds_tell_requests_apart_and_nothing_else_does():
+@MADE
+def test_seeds_tell_requests_apart_and_nothing_else_does(made):
     settings = [SamplingConfig(max_new_tokens=12, temperature=1.5, seed=seed) for seed in (1, 2, 1, 3)]
-    found = generator(3).complete([Request(ids=[5, 6, 7], settings=s) for s in settings], NEVER)
+    found = made(3).complete([Request(ids=[5, 6, 7], settings=s) for s in settings], NEVER)
     assert found[0].tokens == found[2].tokens
     assert len({tuple(c.tokens) for c in found}) == 3
 
 
-def test_a_free_slot_is_taken_before_the_others_are_done():
+@MADE
+def test_a_free_slot_is_taken_before_the_others_are_done(made):
     """Two slots, one long request, many short ones: the long one must not be waited for."""
+    # By prompt and reply together the long one is first in line.
     long = Request(ids=[5] * 9, settings=SamplingConfig(max_new_tokens=60))
-    short = Request(ids=[6] * 9, settings=SamplingConfig(max_new_tokens=4))
+    short = Request(ids=[6] * 70, settings=SamplingConfig(max_new_tokens=4))
     looks = []
-    ended = [i for i, _ in generator(2).stream([long, *[short] * 6], NEVER, check=lambda: looks.append(1))]
+    ended = [i for i, _ in made(2).stream([long, *[short] * 6], NEVER, check=lambda: looks.append(1))]
     assert ended[-1] == 0 and sorted(ended) == list(range(7))
     assert len(looks) <= 7 + 60 // CHUNK
 
 
+@MADE
 @pytest.mark.parametrize("slots", [1, 3])
-def test_a_stop_string_ends_its_request_where_it_first_stands(slots):
+def test_a_stop_string_ends_its_request_where_it_first_stands(made, slots):
     """It spans tokens; what it leaves does not depend on where the host looked."""
-    whole = alone()[1]
+    expected = alone() if made is generator else encoded_alone()
+    whole = expected[1]
     text = letters(whole.tokens)
     stop = next(text[n : n + 3] for n in range(2 * CHUNK - 3, len(text), 2) if text.index(text[n : n + 3]) == n)
     asked = list(requests())
     asked[1] = Request(ids=asked[1].ids, settings=asked[1].settings.updated({"stop": ["zzz", stop]}))
-    found = generator(slots).complete(asked, NEVER, decode=letters)
+    found = made(slots).complete(asked, NEVER, decode=letters)
     cut = text.index(stop)
     assert found[1].text == text[:cut] and found[1].ended == "string"
     assert found[1].tokens == whole.tokens[: -(-(cut + len(stop)) // 2)]
     assert found[1].text and stop not in found[1].text
-    same(found[:1] + found[2:], alone()[:1] + alone()[2:])
+    same(found[:1] + found[2:], expected[:1] + expected[2:])
 
 
 def test_a_reply_is_the_same_however_many_tokens_come_at_a_time():
@@ -178,22 +202,6 @@ def test_shapes_are_few():
     assert len({row_length(n) for n in range(1, 4096)}) < 15
 
 
-@functools.cache
-def encoder_decoder(batch_size: int, mesh: bool = False) -> Generator:
-    spec = model_spec(T5)
-    weights = init_params(spec, 0, spec.paths)
-    if not mesh:
-        return Generator(spec, weights, Compute(), batch_size=batch_size)
-    laid = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    placed = {p: jax.device_put(a, param_sharding(laid, spec.axes[p], a.shape, RULES)) for p, a in weights.items()}
-    return Generator(spec, placed, Compute(mesh=laid), batch_size=batch_size)
-
-
-@functools.cache
-def encoded_alone() -> list[Completion]:
-    return [encoder_decoder(1).complete([request], NEVER)[0] for request in requests()]
-
-
 def test_an_encoder_decoders_requests_are_what_each_is_alone():
     """Slots are left and taken at other positions of the reply, with other prompts beside them, the caches growing."""
     assert [len(c.tokens) for c in encoded_alone()] == [r.settings.max_new_tokens for r in requests()]
@@ -223,13 +231,33 @@ def test_an_encoder_decoders_tokens_are_those_of_its_whole_forward_pass():
         assert found.logprob == pytest.approx(float(told), abs=1e-4)
 
 
-def test_an_encoder_decoders_free_slot_is_taken_before_the_others_are_done():
-    long = Request(ids=[5] * 9, settings=SamplingConfig(max_new_tokens=60))
-    short = Request(ids=[6] * 9, settings=SamplingConfig(max_new_tokens=4))
-    looks = []
-    ended = [i for i, _ in encoder_decoder(2).stream([long, *[short] * 6], NEVER, check=lambda: looks.append(1))]
-    assert ended[-1] == 0 and sorted(ended) == list(range(7))
-    assert len(looks) <= 7 + 60 // CHUNK
+def test_fewer_steps_run_than_batch_by_batch(monkeypatch):
+    """Replies that stop tokens end here and there: a batch would last as long as the longest of its replies."""
+    size, stops, rng = 3, tuple(range(3, 97, 12)), np.random.default_rng(1)
+    asked = [
+        Request(
+            ids=rng.integers(3, 97, n).tolist(), settings=SamplingConfig(max_new_tokens=60, temperature=2.0, seed=n)
+        )
+        for n in range(4, 16)
+    ]
+    slots, steps, tokens = encoder_decoder(size)._slots, [], []
+    advance = slots.advance
+
+    def counted(*arguments):
+        state, written = advance(*arguments)
+        # A step runs only while some slot writes; the first column is for what a prefill has written.
+        real_SC = np.asarray(written[0])[:, 1:] >= 0
+        steps.append(int(real_SC.any(axis=0).sum()))
+        tokens.append(int(real_SC.sum()))
+        return state, written
+
+    monkeypatch.setattr(slots, "advance", counted)
+    found = encoder_decoder(size).complete(asked, stops)
+    lengths = [len(c.tokens) + (c.ended == "token") for c in found]
+    assert sum(tokens) == sum(lengths) and len({*lengths}) > size
+    # Prompts of like length together: the order they are in.
+    by_batch = sum(max(lengths[n : n + size]) for n in range(0, len(asked), size))
+    assert sum(lengths) / size <= sum(steps) < 0.8 * by_batch
 
 
 def test_a_log_probability_is_the_models_own_and_counts_the_stop_token():
