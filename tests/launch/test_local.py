@@ -55,15 +55,16 @@ class Local:
 
 def start(words, environment) -> subprocess.Popen[str]:
     """As a terminal would: at the head of a process group, in which SIGINT is not ignored."""
+    # Not by preexec_fn: that forks, which JAX, if it is loaded here, warns of.
+    become = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     return subprocess.Popen(
-        [SCRIPT, *words],
+        [sys.executable, "-c", become, SCRIPT, *words],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
