@@ -143,7 +143,10 @@ def propose(m: Mixtures, base: str) -> Proposal | str:
     best = candidates[np.argsort(candidates @ beta[:k])[:BEST]].mean(axis=0)
     step = best - m.shares[base]
     change = float(step @ beta[:k])
-    half = math.sqrt(float(step @ covariance[:k, :k] @ step)) * float(stats.t.ppf((1 + LEVEL) / 2, df))
+    # Scheffé's: it holds for every mixture between those at once, and so for the one that looked best.
+    ways = int(np.linalg.matrix_rank(seen - m.shares[base]))
+    factor = math.sqrt(ways * float(stats.f.ppf(LEVEL, ways, df)))
+    half = factor * math.sqrt(float(step @ covariance[:k, :k] @ step))
     return Proposal(share=best, change=change, low=change - half, high=change + half, r2=r2)
 
 

@@ -53,14 +53,15 @@ def test_too_few_mixtures_are_said_to_be_too_few():
 
 
 def test_noise_proposes_nothing():
-    refused = 0
-    for seed in range(20):
+    """The mixture that looks best is one of many: its interval must hold for whichever that is."""
+    claims = 0
+    for seed in range(600):
         m = made(8, 0.01)
         rng = np.random.default_rng(seed)
         noise = {key: float(rng.standard_normal()) for key in m.loss}
         found = propose(Mixtures(groups=m.groups, shares=m.shares, loss=noise), "base")
-        refused += isinstance(found, str) or found.high >= 0
-    assert refused >= 17
+        claims += isinstance(found, Proposal) and found.high < 0
+    assert claims <= 0.025 * 600
 
 
 @pytest.fixture
