@@ -93,6 +93,8 @@ def emulator() -> Iterator[Emulator]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.Router, "handle", conditioned)
+        # It answers one request at a time: of eight that come together, five may wait; the rest would time out.
+        patch.setattr(module.server.HTTPServer, "request_queue_size", 64)
         server.start()
         patch.setenv("STORAGE_EMULATOR_HOST", found.host)
         yield found
