@@ -186,7 +186,8 @@ def test_a_loss_that_is_not_finite_stops_all_at_the_same_step(cluster, log_every
     codes = cluster.codes(cluster.launch(name, 2, *QUICK, *explodes, *never, every))
     assert codes == [EXIT_NONFINITE] * 2, cluster.said(name, 0) + cluster.said(name, 1)
     last = cluster.metrics(name)[-1]
-    assert last["finite"] is False and last["loss"] is None and last["nonfinite_examples"]
+    # Of several steps the line's loss may be that of the finite ones, or it is the gradient that was not.
+    assert last["finite"] is False and last["nonfinite_examples"] and (log_every > 1 or last["loss"] is None)
     said = [line for line in cluster.said(name, 0).splitlines() if "itune: error" in line]
     assert len(said) == 1 and f"step {last['step']}: " in said[0] and last["nonfinite_examples"][0] in said[0]
     assert "itune: error" not in cluster.said(name, 1)
