@@ -51,8 +51,9 @@ def ranking_faults(scorer: Scorer, tokenizer: Tokenizer, theirs: Mapping[str, An
         for got, others in ((ranked.logprob, given), (ranked.unconditional, theirs["alone"])):
             by_option = dict(zip(likelihoods.OPTIONS, others, strict=True))
             apart = max(abs(x - by_option[option]) for option, x in zip(ranked.options, got, strict=True))
-            if apart > likelihoods.TOLERANCE:
+            if apart > likelihoods.OPTION_TOLERANCE:
                 faults.append(f"question {ranked.id}: {apart:.1e} nats apart")
     accuracy = rank_metrics(found)
-    faults += [f"{way}: {accuracy[way]}, not {x}" for way, x in theirs["accuracy"].items() if accuracy[way] != x]
+    wrong = {way: x for way, x in theirs["accuracy"].items() if abs(accuracy[way] - x) > 1e-6}
+    faults += [f"{way}: {accuracy[way]}, not {x}" for way, x in wrong.items()]
     return faults
