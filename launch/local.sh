@@ -20,7 +20,7 @@ export JAX_PLATFORMS=cpu XLA_FLAGS="--xla_force_host_platform_device_count=$devi
 
 pids=()
 # shellcheck disable=SC2329  # the traps call it
-hand_on() { for pid in "${pids[@]}"; do kill -s "$1" "$pid" 2>/dev/null || true; done; }
+hand_on() { local pid; for pid in "${pids[@]}"; do kill -s "$1" "$pid" 2>/dev/null || true; done; }
 trap 'hand_on INT' INT
 trap 'hand_on TERM' TERM
 for ((i = 0; i < count; i++)); do
