@@ -66,11 +66,17 @@ class Peers:
             return
         folder = self._next()
         self._store.key_value_set(f"{folder}/{self.index}", json.dumps([socket.gethostname(), facts]))
-        self.on_main(lambda: self._compare(folder))
+        self.mark("waits for the others")
+        # Before `on_main`, during which process 0 counts as at work: here it may wait for one that never comes.
+        found = self._all_said(folder) if self.main else []
+        self.on_main(lambda: self._compare(found))
 
-    def _compare(self, folder: str) -> None:
+    def _all_said(self, folder: str) -> list[tuple[str, str]]:
         while len(found := self._store.key_value_dir_get(folder)) < self.count:
             time.sleep(0.05)
+        return found
+
+    def _compare(self, found: list[tuple[str, str]]) -> None:
         said = {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
         ours = said[0][1]
         for process in range(1, self.count):

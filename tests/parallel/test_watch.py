@@ -119,6 +119,23 @@ def test_who_keeps_the_others_waiting_is_named(watches: Callable[..., list[Watch
         assert code == EXIT_STUCK and "not arrived: process 1 on " in line and "(reads its rows)" in line
 
 
+def test_who_does_not_come_to_a_meeting_is_named(watches: Callable[..., list[Watched]]) -> None:
+    """At the end of a run, say: process 0 waits there for all and is not at work meanwhile."""
+    two = watches(2, patience=0.5)
+    for watch in two:
+        watch.mark("works on the device")
+    two[0].arm()
+    first, second = (Peers(i, 2, two[i]._store, two[i]) for i in (0, 1))
+    waits = threading.Thread(target=first.meet, daemon=True)
+    waits.start()
+    for watch in two:
+        code, line = watch.wait() or (0, "")
+        assert code == EXIT_STUCK and "not arrived: process 1 on " in line and "(works on the device)" in line
+    second.meet()
+    waits.join(20)
+    assert not waits.is_alive()
+
+
 def test_who_fails_takes_the_others_along(watches: Callable[..., list[Watched]]) -> None:
     two = watches(2)
     two[1].failed(2, "no such file")
