@@ -11,7 +11,6 @@ last line one JSON object.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -26,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks import train_step  # noqa: E402
+from benchmarks.publish import publish, stamp  # noqa: E402
 from itune.batch import FIELDS  # noqa: E402
 from itune.models.families import read_config  # noqa: E402
 from itune.weights import resolve  # noqa: E402
@@ -96,19 +96,14 @@ def main() -> None:
         "peer": full,
         "ratio": ratios["25 %"],
         "unit": "s, a step at 25 % supervised, against one over all positions",
-        "machine": train_step.machine(),
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/head.py", *sys.argv[1:]]).partition(" --json_out")[0],
+        **stamp(),
         "mode": flags.mode,
         "ratio_by_share": ratios,
         "variants": found,
         "versions": next(iter(runs.values()))[0]["versions"],
         "load_before": round(load_before, 2),
     }
-    line = json.dumps(answer)
-    if flags.json_out:
-        Path(flags.json_out).write_text(line + "\n", "utf-8")
-    print(f"\n{line}")
+    publish(answer, flags.json_out)
 
 
 if __name__ == "__main__":

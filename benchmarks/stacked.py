@@ -10,8 +10,6 @@ last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import statistics
 import sys
@@ -24,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.train_step import machine
+from benchmarks.publish import publish, stamp
 from itune.batch import Batch
 from itune.memory import use_huge_pages
 from itune.models.compute import Compute
@@ -109,16 +107,11 @@ def main() -> None:
         "rows": flags.rows,
         "length": flags.length,
         "unit": "time of K runs one after the other over that of their common step, by K",
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/stacked.py", *sys.argv[1:]]).partition(" --json_out")[0],
+        **stamp(),
         "versions": {"jax": jax.__version__},
         "load_before": round(load_before, 2),
     }
-    line = json.dumps(figures)
-    if flags.json_out:
-        Path(flags.json_out).write_text(line + "\n", "utf-8")
-    print(line)
+    publish(figures, flags.json_out)
 
 
 def batch(rng: np.random.Generator, vocabulary: int, rows: int, length: int) -> Batch:

@@ -9,7 +9,6 @@ with one that is empty, with one that the process before filled. Prints a table,
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks import train_step  # noqa: E402
+from benchmarks.publish import publish, stamp  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 
 IMPORTS = ("itune", "jax", "itune.training.loop", "itune.inference.generate")
@@ -66,17 +66,12 @@ def main() -> None:
         "peer": None,
         "ratio": None,
         "unit": "s, first step, LoRA f32, warm cache",
-        "machine": train_step.machine(),
-        "date": datetime.date.today().isoformat(),
-        "command": "python benchmarks/startup.py",
+        **stamp(),
         "import_seconds": {module: import_seconds(module) for module in IMPORTS},
         "variants": found,
         "load_before": round(load_before, 2),
     }
-    line = json.dumps(answer)
-    if flags.json_out:
-        Path(flags.json_out).write_text(line + "\n", "utf-8")
-    print(f"\n{line}")
+    publish(answer, flags.json_out)
 
 
 if __name__ == "__main__":

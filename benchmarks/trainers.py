@@ -10,7 +10,6 @@ rows of random tokens. Prints a table, and as its last line one JSON object. See
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -24,7 +23,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks import train_step  # noqa: E402
-from benchmarks.train_step import ROOT, TOLERANCE, UNIT, child, machine  # noqa: E402
+from benchmarks.publish import publish, stamp  # noqa: E402
+from benchmarks.train_step import ROOT, TOLERANCE, UNIT, child  # noqa: E402
 from itune.weights import resolve  # noqa: E402
 
 PEERS = {"trl": (".venv-parity/bin/python", "trl_sft.py"), "tunix": (".venv-tunix/bin/python", "tunix_sft.py")}
@@ -127,9 +127,7 @@ def result(found: dict[str, dict[str, Any]], flags: argparse.Namespace, runs: di
         "peer": rate[first],
         "ratio": ratios[first],
         "unit": UNIT,
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/trainers.py", *sys.argv[1:]]).partition(" --json_out")[0],
+        **stamp(),
         "mode": flags.mode,
         "rounds": flags.rounds,
         "steps": flags.steps,
@@ -157,10 +155,7 @@ def main() -> None:
     for side, row in found.items():
         cells = f"{row['useful_tokens_per_s']:.0f} | {row['step_seconds']:.2f} | {row['peak_memory_gb']:.2f}"
         print(f"| {side} | {cells} |")
-    line = json.dumps(answer)
-    if flags.json_out:
-        Path(flags.json_out).write_text(line + "\n", "utf-8")
-    print(f"\n{line}")
+    publish(answer, flags.json_out)
 
 
 if __name__ == "__main__":

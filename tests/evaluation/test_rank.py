@@ -35,6 +35,17 @@ def ranked(target: int, logprob: list[float], **kw) -> Ranked:
     return Ranked(group="held_in", task="a", id="0", options=options, target=target, logprob=tuple(logprob), **fields)
 
 
+class Counting:
+    """A scorer whose n-th pair has the log-probability -n. asked: the pairs."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score(self, pairs, *, check):
+        self.asked.extend(pairs)
+        return [Scored(-float(n), False) for n in range(len(pairs))]
+
+
 def test_options_are_the_rows_own_or_the_classes_of_the_template():
     found = classes_of([record(0, "yes"), record(1, "no"), record(2, "yes"), record(3, "alone", template="u")])
     assert found == {"t": ("no", "yes")}
@@ -49,13 +60,7 @@ def test_options_are_the_rows_own_or_the_classes_of_the_template():
 
 def test_what_is_scored_and_in_which_order(tmp_path):
     tokenizer = Tokenizer.from_folder(write_model(tmp_path / "model"))
-    asked = []
-
-    class Fake:
-        def score(self, pairs, *, check):
-            asked.extend(pairs)
-            return [Scored(-float(n), False) for n in range(len(pairs))]
-
+    scorer = Counting()
     rows = []
     for number, (target, template) in enumerate((("yes", "t"), ("no", "t"), ("nonsense", "u"))):
         texts = {"inputs_text": "q", "targets_text": target}
@@ -67,10 +72,10 @@ def test_what_is_scored_and_in_which_order(tmp_path):
         for n, r in enumerate(rows)
     ]
     questions = [Question(group="held_out", task="a", segment=s, truncate_side="right") for s in segments]
-    found = rank(questions, {0: 3}, MemoryReader([rows]), tokenizer, "plain", Fake(), lambda: None)
+    found = rank(questions, {0: 3}, MemoryReader([rows]), tokenizer, "plain", scorer, lambda: None)
     newline = tokenizer.encode("\n")
     no, yes = ([*tokenizer.encode(text), tokenizer.eos_id] for text in ("no", "yes"))
-    assert asked == [
+    assert scorer.asked == [
         (context, reply) for number in (0, 1) for context in ([5, 9 + number, *newline], newline) for reply in (no, yes)
     ]
     assert [(r.id, r.target, r.logprob, r.unconditional, r.tokens) for r in found] == [
@@ -82,13 +87,7 @@ def test_what_is_scored_and_in_which_order(tmp_path):
 def test_an_option_that_goes_on_is_ranked_without_an_end(tmp_path):
     """As MMLU's owners do: " A" behind "Answer:"; nothing stands before it where there is no question."""
     tokenizer = Tokenizer.from_folder(write_model(tmp_path / "model"))
-    asked = []
-
-    class Fake:
-        def score(self, pairs, *, check):
-            asked.extend(pairs)
-            return [Scored(-float(n), False) for n in range(len(pairs))]
-
+    scorer = Counting()
     texts = {"inputs_text": "q Answer:", "targets_text": "B"}
     ids = {"inputs": tokenizer.encode("q Answer:"), "targets": tokenizer.encode("B")}
     spans = render_spans(tokenizer, "continued", **ids, **texts)
@@ -96,10 +95,10 @@ def test_an_option_that_goes_on_is_ranked_without_an_end(tmp_path):
     row = dataclasses.replace(record(0, "B", **options), spans=spans)
     segment = Segment(task=0, record=0, epoch=0, num_inputs=len(spans[0].ids), num_targets=len(spans[1].ids))
     question = Question(group="held_out", task="a", segment=segment, truncate_side="right")
-    (found,) = rank([question], {0: 1}, MemoryReader([[row]]), tokenizer, "continued", Fake(), lambda: None)
+    (found,) = rank([question], {0: 1}, MemoryReader([[row]]), tokenizer, "continued", scorer, lambda: None)
     letters = [tokenizer.encode(f"Answer: {letter}")[len(tokenizer.encode("Answer:")) :] for letter in "ABCD"]
-    assert asked[:4] == [(ids["inputs"], letter) for letter in letters]
-    assert [reply for _, reply in asked[4:]] == letters and all(context for context, _ in asked[4:])
+    assert scorer.asked[:4] == [(ids["inputs"], letter) for letter in letters]
+    assert [reply for _, reply in scorer.asked[4:]] == letters and all(context for context, _ in scorer.asked[4:])
     assert found.options == tuple("ABCD") and found.target == 1 and found.tokens == tuple(map(len, letters))
 
 
